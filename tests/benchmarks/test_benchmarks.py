@@ -66,6 +66,7 @@ def bench(
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_it_runs_and_writes_its_figures(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     module, run = bench(name)
     if name == "training.step_bf16":
@@ -117,6 +118,7 @@ def test_a_profile_holds_all_the_time(
 @pytest.mark.parametrize(
     "name", ["training.step", "training.step_bf16", "training.modpo_step", "training.sweep"]
 )
+@pytest.mark.slow
 def test_another_loss_is_found(bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     import paretune.training.preference_pairs
 
@@ -145,6 +147,7 @@ def test_other_tokens_are_found(bench, monkeypatch: pytest.MonkeyPatch, name: st
         run()
 
 
+@pytest.mark.slow
 def test_another_hypervolume_is_found(bench, monkeypatch: pytest.MonkeyPatch) -> None:
     module, run = bench("fronts.fronts")
     real = module.figures.hypervolume

@@ -17,6 +17,7 @@ def test_the_front_lies_below_the_line_between_its_ends() -> None:
     assert (rewards[1:-1] < line[1:-1]).all()
 
 
+@pytest.mark.slow
 def test_the_sum_reaches_the_ends_and_tchebycheff_what_lies_between() -> None:
     assert reach("linear").between == 0
     found = reach("tchebycheff")
@@ -26,5 +27,6 @@ def test_the_sum_reaches_the_ends_and_tchebycheff_what_lies_between() -> None:
     assert weighted[1:-1, 0] == pytest.approx(weighted[1:-1, 1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_smooth_form_reaches_as_far_as_it_is_sharp() -> None:
     assert reach("smooth-tchebycheff").between < reach("smooth-tchebycheff", Shape(mu=0.01)).between

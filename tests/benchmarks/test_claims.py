@@ -175,6 +175,7 @@ def test_a_method_that_was_not_measured_is_named() -> None:
         found(claim("above", second="c"), world(0, a=0.0, b=0.0))
 
 
+@pytest.mark.slow
 def test_every_claim_is_of_a_committed_config_that_has_its_methods() -> None:
     assert len({each.name for each in CLAIMS}) == len(CLAIMS) >= 9
     for each in CLAIMS:

@@ -44,6 +44,7 @@ def test_a_process_of_its_own_returns_time_and_memory() -> None:
     assert found["process"] != os.getpid() and 30e6 <= rise < 90e6
 
 
+@pytest.mark.slow
 def test_it_measures_and_draws_and_keeps_other_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     out, picture = tmp_path / "growth.json", tmp_path / "growth.png"

@@ -45,6 +45,7 @@ def test_a_test_of_hypervolumes_calls_them_better() -> None:
     assert above / draws >= 0.15, "where 0.025 is right"
 
 
+@pytest.mark.slow
 def test_every_world_keeps_the_bars() -> None:
     """False verdicts in at most 5 % of draws, coverage of at least 92 %, and the power that a test of hypervolumes has."""
     assert [world.name for world in inference.worlds()] == [row["world"] for row in ROWS]

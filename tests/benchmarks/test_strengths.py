@@ -13,6 +13,7 @@ from paretune.policies.saving import load_policy
 from support.runs_world import small_run, tiny_model
 
 
+@pytest.mark.slow
 def test_at_0_the_base_model_answers_and_at_1_the_policy_as_it_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

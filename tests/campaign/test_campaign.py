@@ -14,6 +14,8 @@ from campaign.trial import Bench, Fault, Outcome, Trial, attempt, chance_of
 from campaign.warm import Warm
 from campaign.worlds import world
 
+pytestmark = pytest.mark.slow
+
 SEED = 0
 PART = {
     kills.KIND: ["dpo-soup-0"],

@@ -419,6 +419,7 @@ def regrets(name: str, kind: str, asking: str) -> np.ndarray:
 
 
 @every_front
+@pytest.mark.slow
 def test_rational_voters_are_served_well_within_ten_votes(name):
     found = regrets(name, "rational", "information")
     assert np.median(found[:, VOTES]) < 0.05
@@ -437,6 +438,7 @@ def test_questions_are_never_worse_than_random_pairs(name):
 
 @pytest.mark.parametrize("name", ["circle", "quickstart", "sphere of 3"])
 @pytest.mark.parametrize("kind", ["noisy", "indifferent"])
+@pytest.mark.slow
 def test_noisy_and_indifferent_voters_are_served_too(name, kind):
     informed, at_random = regrets(name, kind, "information"), regrets(name, kind, "random")
     assert np.median(informed[:, VOTES]) < 0.05
@@ -450,6 +452,7 @@ def test_a_voter_who_cannot_tell_anything_apart_costs_nothing():
     assert np.isfinite(session.posterior.mean.array()).all()
 
 
+@pytest.mark.slow
 def test_votes_on_answers_that_scatter_about_the_front():
     front = circle()
     tastes = sample_simplex(12, 2, seed=4)

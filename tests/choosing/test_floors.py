@@ -568,6 +568,7 @@ def reweighted(scores, multipliers):
 
 
 @pytest.mark.parametrize("M", [2, 3])
+@pytest.mark.slow
 def test_the_dual_meets_the_floors_at_the_least_divergence(M):
     names, scores = tuple("abc"[:M]), samples(M=M)
     deviation, base = scores.std(axis=(0, 1)), scores.mean(axis=(0, 1))
@@ -822,6 +823,7 @@ def test_choosing_and_eliciting_load_no_torch():
 # After the choice
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_chosen_point_covers_although_the_best_looking_is_flattered():
     """Nothing was trained: 11 points of equal true scores, of which the best looking is chosen."""
     random, worlds = np.random.default_rng(0), 200

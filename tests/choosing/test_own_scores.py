@@ -1,6 +1,7 @@
 """What the scores of the very answers are worth: people judge what they read, and answers scatter about the front."""
 
 import numpy as np
+import pytest
 
 from paretune.choosing.elicit import next_pair
 from paretune.choosing.posterior import Posterior, ballot
@@ -38,6 +39,7 @@ def error(own: bool) -> float:
     return float(np.mean([abs(learned(w, seed, own) - w) for w in WANTED for seed in range(3)]))
 
 
+@pytest.mark.slow
 def test_votes_with_own_scores_find_what_a_person_wants() -> None:
     expected, own = error(own=False), error(own=True)
     assert own < 0.07 < 0.1 < expected, (own, expected)

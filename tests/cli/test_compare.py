@@ -27,6 +27,7 @@ def copy(source: Path, target: Path, old: str, new: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_each_policy_of_one_run_is_compared_with_each_of_the_other(
     runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def command(*arguments: object, text: str = "") -> CompletedProcess[str]:
     return run(given, input=text, capture_output=True, text=True, timeout=600, env=environment)
 
 
+@pytest.mark.slow
 def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_place(
     moved: tuple[Path, Path, int, str],
 ) -> None:
@@ -85,6 +86,7 @@ def test_serve_and_chat_and_generate_answer_as_before_with_the_model_at_another_
     )
 
 
+@pytest.mark.slow
 def test_without_the_model_a_command_says_what_to_give(moved: tuple[Path, Path, int, str]) -> None:
     done = command("chat", moved[0], text=f"{PROMPT}\n")
     assert done.returncode == 2 and done.stderr.count("\n") <= 2, done.stderr

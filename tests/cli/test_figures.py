@@ -83,6 +83,7 @@ def test_a_csv_has_a_line_for_each_row_of_the_record(
                 assert line[name] == str(value)
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_width_of_a_column_in_every_format(
     judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_reference_point_is_the_one_that_is_given(
     assert 100 < volumes[0] < volumes[1] < 900
 
 
+@pytest.mark.slow
 def test_a_report_is_written_anew_without_its_run(
     judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_mixture_is_not_exported(lm: LanguageModel, tmp_path: Path) -> None:
         export(policy, Preference.uniform(OBJECTIVES), tmp_path / "lora")
 
 
+@pytest.mark.slow
 def test_the_front_of_given_adapters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, lm: LanguageModel
 ) -> None:

@@ -40,6 +40,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "judged"
 
 
+@pytest.mark.slow
 def test_judge_prints_verdicts_and_writes_only_where_it_is_asked(table, tmp_path, monkeypatch, capsys):
     before = sorted(tmp_path.iterdir())
     code, out, _ = call(monkeypatch, capsys, "judge", table, "--resamples", "50")

@@ -71,6 +71,7 @@ def test_the_version_is_that_of_the_package(
 
 
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+@pytest.mark.slow
 def test_a_quick_command_does_not_load_torch(words: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['paretune', *{words!r}]\n"

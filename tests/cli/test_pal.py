@@ -72,6 +72,7 @@ def test_from_votes_to_names_and_a_new_person(
     assert code == 2 and "no vote of this person; there are votes of yan, zoe" in err
 
 
+@pytest.mark.slow
 def test_profiles_of_a_server_get_their_presets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def fitting(lm: LanguageModel, data: Path, out: Path, *objectives: str) -> list[
     return ["score", "fit", data, "--form", "lora", "--model", lm.name, *named, *where, *FAST]
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_two_objectives(
     lm: LanguageModel,
     data: Path,
@@ -56,6 +57,7 @@ def test_a_reward_model_of_two_objectives(
     assert 30 < reports[0]["test_prompts"] <= len(held.rows) and reports[1]["slope"] < 0
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_knows_the_reward_model(
     lm: LanguageModel,
     data: Path,

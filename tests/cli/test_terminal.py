@@ -31,6 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run.yaml"
 
 
+@pytest.mark.slow
 def test_at_a_terminal_bars_are_drawn_with_the_time_left(config: Path, tmp_path: Path) -> None:
     code, drawn = at_terminal(tmp_path, "run", config, minute=0.05)
     assert code == 0, drawn
@@ -42,6 +43,7 @@ def test_at_a_terminal_bars_are_drawn_with_the_time_left(config: Path, tmp_path:
     assert not any(STAGE.match(line) for line in drawn), "the lines are for where no terminal is"
 
 
+@pytest.mark.slow
 def test_elsewhere_each_stage_is_a_line_and_each_minute_another(config: Path, tmp_path: Path) -> None:
     code, said = at_pipe(tmp_path, "run", config, "train.steps=40", minute=0.05)
     assert code == 0, said
@@ -55,5 +57,6 @@ def test_elsewhere_each_stage_is_a_line_and_each_minute_another(config: Path, tm
 
 
 @pytest.mark.parametrize("where", [at_terminal, at_pipe])
+@pytest.mark.slow
 def test_quiet_is_silent_everywhere(where: object, config: Path, tmp_path: Path) -> None:
     assert where(tmp_path, "-q", "run", config, minute=0.05) == (0, [])  # type: ignore[operator]

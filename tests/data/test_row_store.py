@@ -53,6 +53,7 @@ def filed(found: list[Row], block: int) -> ArrowRows:
 
 @given(tables, sizes, st.data())
 @settings(max_examples=60)
+@pytest.mark.slow
 def test_rows_of_a_file_are_the_rows(found, block, data) -> None:
     kept = filed(found, block)
     assert kept == tuple(found) and tuple(kept) == tuple(found) and len(kept) == len(found)
@@ -68,6 +69,7 @@ def test_rows_of_a_file_are_the_rows(found, block, data) -> None:
 @pytest.mark.filterwarnings("ignore:overflow")  # in the deviation of numbers near the largest
 @given(tables, sizes)
 @settings(max_examples=60)
+@pytest.mark.slow
 def test_everything_counted_and_chosen_is_the_same(found, block) -> None:
     small, large = ScoredDataset(OBJECTIVES, found), ScoredDataset(OBJECTIVES, filed(found, block))
     assert large == small and large.fingerprint == small.fingerprint
@@ -86,6 +88,7 @@ def test_everything_counted_and_chosen_is_the_same(found, block) -> None:
 
 @given(tables, sizes)
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_every_change_of_a_data_set_is_the_same(found, block) -> None:
     small, large = ScoredDataset(OBJECTIVES, found), ScoredDataset(OBJECTIVES, filed(found, block))
     kept = large.select(OBJECTIVES[1:3])
@@ -206,6 +209,7 @@ def peak(path: Path, most_in_memory: int) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
@@ -255,6 +259,7 @@ def test_a_killed_process_leaves_no_rows_behind(cache_folder) -> None:
     assert not scratch.exists() or not list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path) -> None:
     command = [
         sys.executable,

@@ -54,6 +54,7 @@ def test_a_scorer_with_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_a_method_and_a_rule_added_so_are_planned_run_and_listed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def variables() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_lists_the_variables_that_the_source_reads_and_no_other() -> None:
     tables = "\n".join(line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`([A-Z0-9_]+)`", tables)) == variables()

@@ -39,6 +39,7 @@ def outputs(notebook: Any) -> str:
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+@pytest.mark.slow
 def test_a_notebook_runs_from_its_first_cell_to_its_last(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

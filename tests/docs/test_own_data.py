@@ -84,6 +84,7 @@ def write_shop(folder: Path) -> None:
     (folder / "b.yaml").write_text("path: brief.jsonl\nprompt: prompt\nchosen: chosen\nrejected: rejected\n")
 
 
+@pytest.mark.slow
 def test_the_page_leads_from_files_to_a_served_dial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

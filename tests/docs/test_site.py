@@ -48,6 +48,7 @@ def build(folder: Path, site: ModuleType) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_shows_every_public_name(
     site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_links_in_code_and_to_other_servers_are_left_alone(site: ModuleType) -> 
     )
 
 
+@pytest.mark.slow
 def test_docstrings_of_public_names_are_read_as_they_are_meant() -> None:
     """An entry of Raises, Args or Attributes that goes on in a line without indent would be shown as two."""
     package = griffe.load("paretune", search_paths=[str(ROOT / "src")], resolve_aliases=True)

@@ -57,6 +57,7 @@ def in_that_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_the_readme_answers_at_two_preferences_in_one_batch(
     there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_page_on_choosing_finds_a_preference(there: Path) -> None:
         ("docs/own-data.md", 0, {"friendly": "warm", "brief": "concise"}),
     ],
 )
+@pytest.mark.slow
 def test_a_client_of_openai_gets_answers_at_its_preference(
     served: str, monkeypatch: pytest.MonkeyPatch, page: str, number: int, names: dict[str, str]
 ) -> None:

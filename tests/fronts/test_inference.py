@@ -498,6 +498,7 @@ def test_power_at_a_bulge_and_a_dent():
     assert min(seen.values()) >= 89
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     monkeypatch.delitem(sys.modules, "inference", raising=False)

@@ -242,6 +242,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_the_command_line_goes_on_after_a_kill(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -295,6 +296,7 @@ def test_an_error_on_the_command_line(
     assert "Traceback" not in out + error
 
 
+@pytest.mark.slow
 def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:
     """`paretune serve` as a process, asked at two preferences by name; the rows are those of the policy itself."""
     from paretune.core.preference import Preference
@@ -323,6 +325,7 @@ def test_a_served_policy_draws(run: Path, tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.slow
 def test_a_policy_is_judged_by_what_a_server_answers(run: Path, tmp_path: Path) -> None:
     """By name and preference, and by exported LoRAs: the points are those of the policy itself."""
     import numpy as np

@@ -266,6 +266,7 @@ def test_only_rows_without_responses_are_drawn(lm: LanguageModel, tmp_path: Path
 
 @pytest.mark.model
 @pytest.mark.skipif(embedded_gguf() is None, reason="the package of the embedded model is not installed")
+@pytest.mark.slow
 def test_the_embedded_model_answers_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The main job in a small size: shipped answers, rules, two steps, and the soup at two preferences."""
     monkeypatch.delenv("PARETUNE_CACHE", raising=False)

@@ -57,6 +57,7 @@ def history(folder: Path) -> list[dict[str, float]]:
         ("morlhf", {"aggregation": "guarded", "guard_target": 1.0, "guard_rate": 1.0}),
     ],
 )
+@pytest.mark.slow
 def test_each_aggregation_trains_another_adapter_under_its_own_name(
     lm: LanguageModel, tmp_path: Path, kind: str, values: dict[str, Any]
 ) -> None:

@@ -60,6 +60,7 @@ def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path
     assert chosen_nats(lm, imitating) > chosen_nats(lm, plain) + 0.05
 
 
+@pytest.mark.slow
 def test_votes_and_the_alignment_of_sipo_imitate_too(lm: LanguageModel, tmp_path: Path) -> None:
     given = replace(
         inputs(lm, tmp_path), preferences=[Preference.one_hot(DATA.objectives[0], DATA.objectives)]

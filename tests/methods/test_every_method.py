@@ -189,6 +189,7 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 # The run
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_front_and_a_report(trial: Trial) -> None:
     check_front_and_report(trial)
 
@@ -201,6 +202,7 @@ def check_front_and_report(trial: Trial) -> None:
     assert page.startswith("<!doctype html>") and METHODS[trial.name].card.title in page
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_every_stage(trial: Trial) -> None:
     before = trial.record
     with pytest.MonkeyPatch.context() as patch:
@@ -211,6 +213,7 @@ def test_a_second_run_reuses_every_stage(trial: Trial) -> None:
     assert after.policies[0].points == before.policies[0].points and after.comparisons == before.comparisons
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(trial: Trial, tmp_path: Path) -> None:
     """Killed in the middle of its training steps, past a checkpoint, and started again."""
     if not trial.steps:
@@ -351,6 +354,7 @@ def check_plan(trial: Trial) -> None:
     assert f"front: {trial.name}" in [stage.name for stage in whole.stages]
 
 
+@pytest.mark.slow
 def test_what_the_contrast_of_preferences_reads_again_is_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

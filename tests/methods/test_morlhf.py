@@ -77,6 +77,7 @@ def history(lab: Lab, name: str) -> list[dict[str, float]]:
     return json.loads((lab.folder / "adapters" / name / "history.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_optimum_on_a_model(lm: LanguageModel, tmp_path: Path) -> None:
     """One token to one prompt: the trained model is pi_ref exp(w.r / beta), within 0.02 in total variation."""
     values = torch.linspace(-1, 1, len(lm.tokenizer)) ** 3, torch.linspace(1, 0, len(lm.tokenizer))

@@ -303,6 +303,7 @@ def history_of(lab: Lab) -> list[dict[str, float]]:
     return json.loads((lab.folder / "adapters/panacea/history.json").read_text())
 
 
+@pytest.mark.slow
 def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) -> None:
     """SFT on two sets: the likelihood of each objective's responses follows its weight, monotonically."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=80, batch_pairs=4, learning_rate=1e-2))
@@ -412,6 +413,7 @@ def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tm
         PanaceaConfig(loss="modpo", aggregation="tchebycheff")
 
 
+@pytest.mark.slow
 def test_scored_samples_drive_the_policy_gradient(lm: LanguageModel, tmp_path: Path) -> None:
     """Responses of more words become less likely where `short` weighs all, and more likely where it weighs nothing."""
     lab = Lab(lm, tmp_path, replace(FAST, steps=60, batch_pairs=6, learning_rate=1e-2))

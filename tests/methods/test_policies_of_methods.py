@@ -78,6 +78,8 @@ from paretune.training.lab import Lab
 from support.adapters import TRAINING, adapters_equal
 from support.world import TAGS, WORDS, make_dataset, write_model
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = ("short", "good")
 GREEDY = Sampling(max_new_tokens=6, temperature=0.0, batch_size=4)
 SCORERS = [

@@ -68,6 +68,7 @@ def means(policy: Policy, preference: Preference) -> np.ndarray:
     return np.array([score_texts(scorer, prompts, texts).mean() for scorer in SCORERS])
 
 
+@pytest.mark.slow
 def test_the_values_explain_held_out_outcomes(policy: ValuedPolicy) -> None:
     """A random model writes words at random: what counts is which words stand already, which the last token shows in part."""
     shares = policy.values.info["explained"]

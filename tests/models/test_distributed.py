@@ -116,6 +116,7 @@ def single(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole weights", "fsdp"])
+@pytest.mark.slow
 def test_two_processes_train_as_one(lm: LanguageModel, single: Path, tmp_path: Path, sharded: bool) -> None:
     held = together(train_together, lm, tmp_path, sharded)
     assert held == ([0.5, 0.5] if sharded else [1.0, 1.0])
@@ -130,6 +131,7 @@ def _dpo(lm: LanguageModel, folder: Path, settings: Training) -> float:
     return time.time()
 
 
+@pytest.mark.slow
 def test_processes_divide_forwards_and_their_rows(lm: LanguageModel, tmp_path: Path) -> None:
     """Four processes on two forwards: two take one together, each half of its rows."""
     settings = replace(TRAINING, steps=5, accumulate=2, batch_pairs=2)
@@ -159,6 +161,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_any_number_of_processes(lm: LanguageModel, tmp_path: Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -188,6 +191,7 @@ def _checkpoint_unseen(lm: LanguageModel, folder: Path) -> None:
         _dpo(lm, folder, TRAINING)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
     together(_checkpoint_unseen, lm, tmp_path)
 
@@ -240,6 +244,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_run_of_one_process(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,12 +277,14 @@ FAILURES: list[tuple[list[str], Callable[[], None] | None, str]] = [
 
 
 @pytest.mark.parametrize(("overrides", "fail", "message"), FAILURES, ids=["size", "rows", "config", "killed"])
+@pytest.mark.slow
 def test_one_clear_message_ends_all_processes(
     config: Path, tmp_path: Path, overrides: list[str], fail: Callable[[], None] | None, message: str
 ) -> None:
     check_failure(config, tmp_path, overrides, fail, message)
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(config: Path, tmp_path: Path) -> None:
     def diverge() -> None:
         raise TrainingError("rank 1: the loss is not finite")

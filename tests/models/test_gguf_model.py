@@ -320,6 +320,7 @@ def test_numbers_beyond_f16_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.skipif(embedded_gguf() is None, reason="the package of the embedded model is not installed")
+@pytest.mark.slow
 def test_the_embedded_model_is_written_anew_as_it_was(tmp_path: Path) -> None:
     source = embedded_gguf()
     assert source is not None

@@ -275,6 +275,7 @@ def demonstrations(objectives: tuple[str, ...] = OBJECTIVES) -> list[Demonstrati
     ]
 
 
+@pytest.mark.slow
 def test_levels_give_different_answers(lm: LanguageModel, tmp_path: Path) -> None:
     """The tokenizer has no word of the tags, so their texts are all alike: only what is learned for each can differ."""
     lab = Lab(lm, tmp_path, replace(TRAINING, steps=60, batch_pairs=4, learning_rate=1e-2))

@@ -38,6 +38,7 @@ def test_a_long_text_is_read_to_the_limit_of_the_encoder() -> None:
     assert encoded([Row(DIALOGUE, ("word " * 900,))], WORDS) == ENCODER_TOKENS
 
 
+@pytest.mark.slow
 def test_the_plan_counts_texts_of_their_own_length(tmp_path: Path) -> None:
     """A long dialogue before the last message costs the base model's reading, and the encoder's nothing."""
     found = {}
@@ -75,6 +76,7 @@ def test_the_plan_counts_texts_of_their_own_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_planned_tokens_are_about_those_that_the_encoder_reads() -> None:
     rows = load_data("quickstart").rows[:6]
     prompts = [row.prompt for row in rows for _ in row.responses]

@@ -93,6 +93,7 @@ def logits_with(lm: LanguageModel, updates: list[tuple[float, dict[str, np.ndarr
 
 
 @pytest.mark.parametrize("name", ["dpo-soup", "modpo", "between", "panacea", "panacea-learned"])
+@pytest.mark.slow
 def test_the_blocks_at_three_scales_are_the_policy(
     policies: dict[str, Policy], name: str, lm: LanguageModel, tmp_path: Path
 ) -> None:

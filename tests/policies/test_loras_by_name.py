@@ -98,6 +98,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @pytest.mark.parametrize("given", ["anna/lora", "folder"])
+@pytest.mark.slow
 def test_the_code_of_a_loras_card_loads_it_by_name_on_the_commit_that_was_trained_on(
     given: str, loaded: Loaded
 ) -> None:

@@ -233,6 +233,7 @@ def spans(page: Page) -> list[float]:
     ]
 
 
+@pytest.mark.slow
 def test_the_legend_hides_and_zooming_draws_finer_axes(wide: Page) -> None:
     entry = wide.locator("#plot button[data-shows=one]")
     marks, followers = wide.locator("#plot [data-series=one]"), wide.locator("#steering .of0").first
@@ -308,6 +309,7 @@ def test_the_keys_go_from_point_to_point_zoom_and_move_the_view(wide: Page) -> N
     assert not wide.is_visible("#plot .tip")
 
 
+@pytest.mark.slow
 def test_a_box_zooms_and_a_point_that_lies_outside_is_brought_into_view(wide: Page) -> None:
     whole = spans(wide)
     wide.locator("#plot svg.plot").scroll_into_view_if_needed()
@@ -439,6 +441,7 @@ def test_three_objectives_keep_no_reader_out(third: Page, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_nothing_keeps_a_reader_out(wide: Page, scheme: str) -> None:
     wide.emulate_media(color_scheme=scheme)
     found = Axe().run(wide).response["violations"]

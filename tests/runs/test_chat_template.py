@@ -47,6 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return small_run(place / "run", model, chat_template=ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_a_policy_writes_its_prompts_with_them_wherever_it_is_loaded(
     made: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

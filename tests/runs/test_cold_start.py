@@ -78,6 +78,7 @@ def test_prompts_alone_make_a_front_and_nothing_is_trained(
     assert plan(config).runs == 0 and plan(config).policies == ((), ())
 
 
+@pytest.mark.slow
 def test_beside_a_trained_method_responses_are_needed_and_corners_are_trained(
     tmp_path: Path, model: Path
 ) -> None:

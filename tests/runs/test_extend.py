@@ -47,6 +47,7 @@ def adapters(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {file.parts[-3]: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
+@pytest.mark.slow
 def test_one_more_objective_is_one_more_adapter(tmp_path: Path) -> None:
     methods = {"dpo-soup": {}, "mod": {}, "rewarded-soup": {"responses": 2}}
     run(parse_config(settings(tmp_path, methods)))

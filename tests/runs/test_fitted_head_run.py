@@ -30,6 +30,7 @@ evaluate: {{prompts: 4, resamples: 20}}
 """
 
 
+@pytest.mark.slow
 def test_a_judge_is_fitted_measured_and_used_under_the_default_splits_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

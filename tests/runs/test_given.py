@@ -63,6 +63,7 @@ def settings(folder: Path, model: Path, data: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_on_data_in_memory_is_kept_continued_and_read_from_its_config(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     report = paretune.run(RunConfig(**settings(tmp_path / "run", model, {"source": named()})))

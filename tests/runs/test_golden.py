@@ -84,6 +84,7 @@ def figures(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_every_method_gives_the_figures_it_gave_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from support.world import make_dataset, write_model
 RULES = [{"objective": name, "rule": "regex", "pattern": name, "how": "count"} for name in ("good", "kind")]
 
 
+@pytest.mark.slow
 def test_a_run_reports_conflicts_and_floors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     make_dataset(30).select([]).write(tmp_path / "data.jsonl")

@@ -72,6 +72,7 @@ ONE = {"dpo-soup": {"beta": 0.5}}
 QUICK = {"preferences": 2, "evaluate": {"samples": 1, "preferences": 2, "resamples": 20}}
 
 
+@pytest.mark.slow
 def test_a_run_says_who_judged_what_it_cost_and_what_it_left_out(
     tmp_path: Path, model: Path, rubric: str, server: Server
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_run_stops_where_a_judge_gives_no_grade(
     assert counts["asked"] == len(server.bodies) and counts["unread"] > 0
 
 
+@pytest.mark.slow
 def test_a_judge_labels_the_pairs_and_grades_the_answers(
     tmp_path: Path, model: Path, rubric: str, server: Server
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_judge_labels_the_pairs_and_grades_the_answers(
     )
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_a_judge_will_be_asked(
     tmp_path: Path, model: Path, rubric: str, server: Server
 ) -> None:

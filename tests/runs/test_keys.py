@@ -104,6 +104,7 @@ def test_what_is_no_typo_passes_the_early_check(tmp_path: Path, values: dict[str
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_a_mistake_does_not_load_torch(words: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['paretune', *{words!r}]\n"

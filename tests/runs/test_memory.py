@@ -254,6 +254,7 @@ def test_the_configs_for_24_gigabytes_fit_and_ask_nobody(
     assert "is not on this machine: 600 prompts of about" in said and "train.batch_tokens=8192 lets" in said
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_shipped_config_as_a_command_without_network_or_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -292,6 +293,7 @@ def test_a_plan_says_how_many_texts_are_too_long_and_what_happens(tmp_path: Path
 # Checkpointing by itself
 
 
+@pytest.mark.slow
 def test_checkpointing_is_decided_once_and_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +386,7 @@ def failing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("where", ["training", "scoring", "sampling"])
+@pytest.mark.slow
 def test_a_run_without_memory_ends_in_one_message_and_goes_on(
     model: Path, whole: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

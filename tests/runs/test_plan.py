@@ -188,6 +188,7 @@ def config_of(folder: Path, model: Path | str, **changes) -> RunConfig:
     return parse_config({**values, **changes})
 
 
+@pytest.mark.slow
 def test_trained_tokens_are_those_that_a_real_run_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_trained_tokens_are_those_that_a_real_run_records(
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.slow
 def test_every_shipped_config_has_a_plan(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if file.stem in ("hh", "topical", "votes"):
         pytest.skip("its data are not here")
@@ -349,6 +351,7 @@ def test_a_model_that_does_not_fit_says_how_many_devices_hold_it(tmp_path: Path)
 # This machine
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(calibrate, "measure", really_measured)

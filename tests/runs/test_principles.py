@@ -106,6 +106,7 @@ def write_pairs(file: Path, count: int) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_principles_train_any_method(
     tmp_path: Path, model: Path, principles: str, server: Server, embedded: None
 ) -> None:
@@ -155,6 +156,7 @@ def test_principles_train_any_method(
     assert len(server.bodies) == asked, "what was judged is not asked again"
 
 
+@pytest.mark.slow
 def test_the_policies_of_a_run_are_ranked_by_a_judge(
     tmp_path: Path,
     model: Path,

@@ -74,6 +74,7 @@ def answer(policy) -> str:
     return policy.generate([(Message("user", "good red moon"),)], [HALF], Sampling(8, 0.0, 1.0), [0])[0].text
 
 
+@pytest.mark.slow
 def test_a_run_in_4_bits_trains_and_is_measured(finished: Path, model: Path) -> None:
     front = json.loads((finished / "front.json").read_text())
     assert {policy["name"] for policy in front["policies"]} >= {"dpo-soup", "panacea"}
@@ -86,6 +87,7 @@ def test_a_run_in_4_bits_trains_and_is_measured(finished: Path, model: Path) -> 
     assert Adapter.load(finished / "adapters/dpo-good/adapter").info["quantization"] == "nf4"
 
 
+@pytest.mark.slow
 def test_a_killed_run_in_4_bits_ends_with_the_same_weights(
     finished: Path, model: Path, tmp_path: Path
 ) -> None:

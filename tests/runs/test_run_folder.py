@@ -79,6 +79,7 @@ def test_a_finished_file_that_is_deleted_is_made_again(world: Path, again: Path,
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", "{", "[" * 3000, '{"scores": [[[1]]]}', "3"])
 @pytest.mark.parametrize("pattern", ["fronts/*.json", "adapters/*/history.json", "adapters/*/stage.json"])
+@pytest.mark.slow
 def test_a_file_of_another_form_is_named_with_a_cure(
     world: Path, again: Path, pattern: str, text: str
 ) -> None:

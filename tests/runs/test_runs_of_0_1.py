@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_run_is_reused(folder: Path) -> None:
     before = {policy["name"]: policy for policy in read_json("run/front.json")["policies"]}
     config = load_config("config.yaml")
@@ -60,6 +61,7 @@ def test_policies_load_and_answer(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert policy.objectives == OBJECTIVES and bool(logps.isfinite().all())
 
 
+@pytest.mark.slow
 def test_points_of_a_sweep_are_found(folder: Path) -> None:
     config = load_config("config.yaml")
     methods = {name: config.methods[name] for name in ("modpo", "morlhf", "dpo-soup")}

@@ -27,6 +27,7 @@ def rows_of(page: str) -> dict[str, list[str]]:
     return {re.sub("<.*?>", "", cells[0]): cells[1:] for cells in found if cells}
 
 
+@pytest.mark.slow
 def test_said_and_taken_stand_in_folder_record_and_report_and_a_resumed_run_compares_its_own_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

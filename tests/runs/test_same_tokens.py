@@ -36,6 +36,7 @@ def made(folder: Path) -> set[str]:
     return {stage.name for stage in FrontRecord.read(folder / "front.json").stages if not stage.reused}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_tokens_numbers_and_files(
     config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

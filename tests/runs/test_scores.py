@@ -45,6 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 
 @pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.slow
 def test_judging_the_scores_of_a_run_gives_the_verdicts_of_its_report(
     runs: tuple[Path, Path, Path], number: int
 ) -> None:

@@ -42,6 +42,7 @@ def head(file: Path) -> Any:
     return DatasetCard.load(file, ignore_metadata_errors=False).data
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_answers_with_their_scores(run: Path) -> None:
     answers = [record for _, record in read_records(run / "data/answers.jsonl.gz")]
     scores = [record for _, record in read_records(run / "scores.jsonl")]

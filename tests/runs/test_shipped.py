@@ -23,6 +23,7 @@ def test_the_configs_of_the_repository_are_those_that_ship() -> None:
 
 
 @pytest.mark.parametrize("name", shipped.names())
+@pytest.mark.slow
 def test_a_shipped_config_is_found_by_name_from_any_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

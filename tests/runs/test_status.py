@@ -83,6 +83,7 @@ def config(folder: Path, **changes: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_run_says_its_time_first_then_each_stage_and_leaves_its_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def front(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
 # In order
 
 
+@pytest.mark.slow
 def test_a_sweep_in_order_gives_the_front_of_the_run_and_does_nothing_twice(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_sweep_in_order_gives_the_front_of_the_run_and_does_nothing_twice(
     assert sweep(changed).reused == 7, "base, corners and the soup; what others need not be done again is not"
 
 
+@pytest.mark.slow
 def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Path) -> None:
     config = parse_config({**settings, "methods": {"dpo-lw": {}}, "sweep": {"seeds": [0, 3]}})
     assert list(expanded(config).methods) == ["dpo-lw-seed-0", "dpo-lw-seed-3"]
@@ -108,6 +110,7 @@ def test_seeds_are_variants_side_by_side(settings: dict[str, Any], tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_a_failing_task_is_reported_and_the_others_are_kept(settings: dict[str, Any], tmp_path: Path) -> None:
     """The folder of one adapter holds files of somebody else, which its stage does not overwrite."""
     settings["methods"] = {"modpo": {}}
@@ -245,6 +248,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     head.wait(60)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(
     settings: dict[str, Any], tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +307,7 @@ def test_three_objectives_fill_the_triangle() -> None:
     assert (weights.min(1) > 0).sum() >= 3, "inside too"
 
 
+@pytest.mark.slow
 def test_an_adaptive_sweep_trains_corners_then_gaps(settings: dict[str, Any], tmp_path: Path) -> None:
     wanted = {"choose": "adaptive", "points": 4}
     config = parse_config({**settings, "methods": {"modpo": {}}, "sweep": wanted})
@@ -312,6 +317,7 @@ def test_an_adaptive_sweep_trains_corners_then_gaps(settings: dict[str, Any], tm
     assert {0.25, 0.75} & set(asked)
 
 
+@pytest.mark.slow
 def test_what_a_sweep_cannot_be(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"sweep\.sedes"):
         parse_config({**settings, "sweep": {"sedes": [1]}})

@@ -166,6 +166,7 @@ def vote_on(store: Store, dataset: ScoredDataset, scores: Sequence[Sequence[floa
         store.add_vote("ann", Vote("modpo", row.prompt, first, second, winner))
 
 
+@pytest.mark.slow
 def test_the_shipped_config_retrains_on_votes(lm, tmp_path: Path) -> None:
     """Store, votes, file, run on the tiny model: the front has the objective that nobody but the voters defined."""
     from paretune.runs.run import run

@@ -149,6 +149,7 @@ def test_each_way_to_fail_is_one_message_that_names_the_function(place: Path, na
 @pytest.mark.parametrize(
     "name", ["forks", "moves", "prints", "closes_output", "without_gradients", "array", "generated"]
 )
+@pytest.mark.slow
 def test_what_a_function_does_to_its_process_does_not_reach_the_run(
     place: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:

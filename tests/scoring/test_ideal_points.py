@@ -137,6 +137,7 @@ def learned(request: pytest.FixtureRequest, quick: None) -> tuple[Tastes, PALFor
     return world, form, pf.learn(form, world.ballots, world.prompts)
 
 
+@pytest.mark.slow
 def test_planted_people_are_found_again(learned: tuple[Tastes, PALForm, pf.Learned]) -> None:
     """Up to which prototype is which, each person's weights are those that were planted, as far as their votes tell."""
     world, _, found = learned

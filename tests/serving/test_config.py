@@ -80,6 +80,7 @@ def test_each_setting_comes_from_the_first_place_that_states_it(tmp_path: Path) 
         ("serve: {queue: 3}", {"max_rows": 0}, r"^--max-rows must be at least 1, got 0$"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_setting_is_named_with_its_place(
     tmp_path: Path, config: str, options: dict, message: str
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_run_whose_minimum_weights_are_lost_is_not_served_without_bounds(
         assert ServeConfig.read(place, {"floors": {"short": 0.1}}).floors == {"short": 0.1}
 
 
+@pytest.mark.slow
 def test_a_config_that_was_cut_anywhere_before_its_floors_end_is_not_served(tmp_path: Path) -> None:
     """At every length the file is refused, or has all minimum weights; some cuts are right YAML with fewer or smaller ones."""
     floors = {"short": 0.25, "good": 0.125}

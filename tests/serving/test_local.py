@@ -40,6 +40,7 @@ def address(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 @pytest.mark.parametrize("name", ["dpo-soup", "mod", "modpo"])
+@pytest.mark.slow
 def test_mixed_preferences_get_the_librarys_own_answers(
     run: Path, lm: LanguageModel, address: str, name: str
 ) -> None:
@@ -255,6 +256,7 @@ def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) 
             client.chat.completions.create(**asked, extra_body={"preference": {"short": 0.78, "good": 0.22}})
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_store(run: Path, tmp_path: Path) -> None:
     vote = {
         "messages": [{"role": "user", "content": "red"}],

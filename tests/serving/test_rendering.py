@@ -148,6 +148,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.slow
 def test_no_text_hangs_the_server(kind: str) -> None:
     text = BOMBS[kind][:LONGEST]
     began = time.process_time()

@@ -21,6 +21,7 @@ from support.serve_world import CHAT, OBJECTIVES, wait_until
 from support.server_process import process, untrained_run  # noqa: F401 - a fixture
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:
     with process(run, "--store", tmp_path / "s.sqlite") as (made, address):
         body = {**CHAT, "max_tokens": 200, "stream": True, "temperature": 1.5}
@@ -33,6 +34,7 @@ def test_sigterm_finishes_what_runs(run: Path, tmp_path: Path) -> None:
         assert made.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_starting_is_told_and_waited_for(run: Path, tmp_path: Path) -> None:
     with process(run, "--no-store") as (_, address):
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
@@ -66,6 +68,7 @@ def test_what_keeps_it_from_starting(
     assert code == 2 and message in err and "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_ends_it(run: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -90,6 +93,7 @@ def test_a_taken_port(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("moment", [0.15, 0.5])
+@pytest.mark.slow
 def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Path, moment: float) -> None:
     store = tmp_path / "s.sqlite"
     acknowledged: dict[int, str] = {}
@@ -125,6 +129,7 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(run: Path, tmp_path: Pa
     assert len(acknowledged) > 5 and acknowledged.items() <= kept.items()
 
 
+@pytest.mark.slow
 def test_some_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
     """`benchmarks/serving/soak.py` in small: nothing leaks, nothing is stuck, nothing fails.
 
@@ -144,6 +149,7 @@ def test_some_seconds_of_unruly_clients(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_embedded_model_answers_the_official_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

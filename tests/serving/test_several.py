@@ -90,6 +90,7 @@ def drawn(page: Page) -> str:
     return page.text_content("#chart") or ""
 
 
+@pytest.mark.slow
 def test_the_studio_offers_the_policies_of_all_runs(
     world: tuple[httpx.Client, Service], runs: list[Path]
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_form_admits_what_the_schema_allows_and_then_the_end_alone(bytewise: L
 
 @pytest.mark.parametrize("model", ["soup", "anchors", "mod"])
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.slow
 def test_every_answer_fits_the_schema_at_its_preference(address: str, model: str, stream: bool) -> None:
     client = client_of(address)
     found = []

@@ -213,6 +213,7 @@ def test_strict_functions_bind_a_call_but_no_text(made: Callable[[str], Language
     assert admitted(call) == {"{"} and admitted(call + '{"colour": "') == {"r", "b", "re", "red"}
 
 
+@pytest.mark.slow
 def test_a_schema_and_calls_may_stand_side_by_side(address: str) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [True]}}}
     found = set()

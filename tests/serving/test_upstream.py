@@ -100,6 +100,7 @@ def router(behave: Behaviour, **settings: object) -> Iterator[tuple[str, list[st
         (status(200, ["no stream"]), 502, "generation_failed"),
     ],
 )
+@pytest.mark.slow
 def test_a_failure_keeps_its_meaning(behave: Behaviour, expected: int, code: str) -> None:
     with router(behave) as (address, asked):
         response = httpx.post(f"{address}/v1/chat/completions", json=CHAT, timeout=20)

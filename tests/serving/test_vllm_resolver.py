@@ -110,6 +110,7 @@ def test_vllm_finds_the_plugin(registry: Registry, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["dpo-soup", "panacea", "panacea-learned"])
+@pytest.mark.slow
 def test_the_lora_answers_as_the_policy_does_at_ten_random_preferences(
     start: Start, policies: dict[str, Policy], name: str
 ) -> None:

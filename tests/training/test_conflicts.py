@@ -77,6 +77,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_observed_gradients_step_as_their_weighted_sum(case: str, lm: LanguageModel, tmp_path: Path) -> None:
     """One backward pass for each objective, and the same adapter as with one for the weighted loss."""
     method, config, options = CASES[case]
@@ -96,6 +97,7 @@ def test_observed_gradients_step_as_their_weighted_sum(case: str, lm: LanguageMo
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_raco_takes_other_steps_and_leaves_corners_as_they_are(
     case: str, lm: LanguageModel, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_raco_takes_other_steps_and_leaves_corners_as_they_are(
         assert adapters_equal(plain[0], raco[0])
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(lm: LanguageModel, tmp_path: Path) -> None:
     config = DPOLWConfig(gradients="pcgrad")
     first, _ = trained(dpo_lw, config, lm, tmp_path / "plain")
@@ -126,6 +129,7 @@ def in_process(case: str, lm: LanguageModel, folder: Path, accumulate: int) -> d
 
 
 @pytest.mark.parametrize(("case", "accumulate"), [("dpo-lw", 1), ("panacea-labelled", 1), ("morlhf", 2)])
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(
     case: str, accumulate: int, lm: LanguageModel, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_the_order_of_pcgrad_follows_its_seed() -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_torchjd_agrees() -> None:
     """Its weightings, on the same Gram matrices; its MGDA stops at a tolerance, its PCGrad does not average."""
     jd = pytest.importorskip("torchjd.aggregation")

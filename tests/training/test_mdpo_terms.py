@@ -165,6 +165,7 @@ def test_the_one_forward_reads_chosen_under_both_preferences(lab: Lab, tmp_path:
     assert tokens - fewer == sum(len(table.prompts[row]) + len(table.chosen[row]) for table, row in again)
 
 
+@pytest.mark.slow
 def test_the_contrast_makes_the_policy_heed_the_preference(inputs: Inputs, tmp_path: Path) -> None:
     """The chosen response of an objective is further ahead under its own corner than under the other one."""
     ahead = {}

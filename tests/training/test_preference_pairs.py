@@ -152,6 +152,7 @@ def test_a_step_is_one_forward_and_one_backward(
     assert calls == {"train": TRAINING.steps, "frozen": 0} and len(backwards) == TRAINING.steps
 
 
+@pytest.mark.slow
 def test_a_sweep_scores_frozen_models_once(lm: LanguageModel, tmp_path: Path, calls: dict[str, int]) -> None:
     """Five preferences: reference and margin passes once each, and every training step is one forward."""
     dataset, held_out = make_dataset(10), make_dataset(4, seed=9)

@@ -88,6 +88,7 @@ def here(lm: LanguageModel, adapter: Adapter | None) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize("style", ["vllm", "sglang"])
+@pytest.mark.slow
 def test_greedy_answers_are_those_drawn_here(
     lm: LanguageModel, live: Live, adapter: Adapter, tmp_path: Path, style: str
 ) -> None:
@@ -129,6 +130,7 @@ def trained(name: str, lm: LanguageModel, folder: Path, url: str | None = None, 
 
 
 @pytest.mark.parametrize(("name", "models", "questions"), [("ric", 2, 28), ("paretohqd", 3, 21)])
+@pytest.mark.slow
 def test_a_method_through_the_server_is_the_method(
     lm: LanguageModel,
     live: Live,
@@ -161,6 +163,7 @@ def test_a_method_through_the_server_is_the_method(
     assert len(live.told()["asked"]) == 2 * questions
 
 
+@pytest.mark.slow
 def test_reviews_by_the_base_model(lm: LanguageModel, live: Live, tmp_path: Path) -> None:
     """A random model's reviews hold no suggestion, which ends the method; samples are mixtures and stay here."""
     for folder, url in (("here", None), ("there", live.url)):
@@ -314,6 +317,7 @@ def test_two_runs_do_not_unload_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.slow
 def test_of_several_processes_the_first_asks(
     lm: LanguageModel, live: Live, tmp_path: Path, sharded: bool
 ) -> None:

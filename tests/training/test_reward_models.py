@@ -106,6 +106,7 @@ def test_a_state_is_that_of_the_last_token_and_knows_no_sibling(lm: LanguageMode
 # What is learned and told
 
 
+@pytest.mark.slow
 def test_both_objectives_are_learned_on_one_trunk(fitted: tuple[Path, list]) -> None:
     _, reports = fitted
     assert [report.objective for report in reports] == ["short", "good"]
@@ -230,6 +231,7 @@ def test_few_pairs_of_training_are_measured_and_it_is_said(
     assert all(report.train_pairs <= 20 < report.test_pairs for report in reports)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_to_the_same_numbers(
     lm: LanguageModel, data: ScoredDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

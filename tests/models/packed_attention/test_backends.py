@@ -101,6 +101,7 @@ def test_a_backend_is_padded_eager_attention(
         *(("longer than a block", heads, window) for heads in ((4, 2), (3, 1)) for window in (None, 5)),
     ],
 )
+@pytest.mark.slow
 def test_flex_is_padded_eager_attention(sizes: str, heads: tuple[int, int], window: int | None) -> None:
     """It is slow here, without a compiler, so long texts are read with fewer windows than by the other backends."""
     check("flex", SIZES[sizes], heads, window)
@@ -154,6 +155,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool, bool]]:
     return calls
 
 
+@pytest.mark.slow
 def test_a_prompt_of_4000_tokens() -> None:
     """All backends at once, against one run of the oracle; the window hides the beginning from the end."""
     layout, inputs = layout_of(LONG), states(LONG, 1, 1, 8)

@@ -256,6 +256,7 @@ def test_a_sliding_window_is_kept_by_the_mask(lm: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("prefill", [7, 256])
+@pytest.mark.slow
 def test_tokens_are_those_of_generate(lm: LanguageModel, policies: dict[str, Policy], prefill: int) -> None:
     """Rows of all kinds join and leave at different times; long prompts are read in parts."""
     jobs, rng = jobs_for(policies, 64), random.Random(1)
@@ -337,6 +338,7 @@ def test_adapters_are_stacked_once(lm: LanguageModel, policies: dict[str, Policy
 # Text
 
 
+@pytest.mark.slow
 def test_pieces_make_the_text_and_stop_strings_do_not_appear(
     lm: LanguageModel, policies: dict[str, Policy]
 ) -> None:
@@ -393,6 +395,7 @@ def endless(lm: LanguageModel, policies: dict[str, Policy]) -> Iterator[Job]:
     vars(lm)["stops"] = stops
 
 
+@pytest.mark.slow
 def test_cancelling(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
     with Engine(policies, EngineLimits(max_rows=9)) as engine:
         running = [engine.submit(replace(endless, policy=name)) for name in ("soup", "mod", "resampled")]
@@ -537,6 +540,7 @@ def test_refusals(lm: LanguageModel, policies: dict[str, Policy], endless: Job) 
         Engine({**policies, "b": broken})
 
 
+@pytest.mark.slow
 def test_the_cache_stays_within_its_bound(lm: LanguageModel, policies: dict[str, Policy]) -> None:
     jobs = jobs_for({"soup": policies["soup"], "mod": policies["mod"]}, 24)
     with Engine(policies, EngineLimits(max_cached_tokens=9 * 120)) as engine:
@@ -552,6 +556,7 @@ def test_the_cache_stays_within_its_bound(lm: LanguageModel, policies: dict[str,
 # The end of the engine
 
 
+@pytest.mark.slow
 def test_draining_finishes_what_was_accepted(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job
 ) -> None:
@@ -602,6 +607,7 @@ def test_a_dead_thread_fails_all_streams(
 # Errors of one leave the others
 
 
+@pytest.mark.slow
 def test_errors_of_one_row_leave_the_others(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -633,6 +639,7 @@ def test_errors_of_one_row_leave_the_others(
         assert engine.stats.ended == {"error": 1, "cancelled": 1, "length": 2}
 
 
+@pytest.mark.slow
 def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
     lm: LanguageModel, policies: dict[str, Policy], endless: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -660,6 +667,7 @@ def test_a_failing_forward_ends_its_rows_and_the_engine_goes_on(
 # Nobody is stuck, nothing is left
 
 
+@pytest.mark.slow
 def test_random_joins_leaves_and_cancels(lm: LanguageModel, policies: dict[str, Policy]) -> None:
     """120 jobs from four threads; a third is cancelled, some have little time, a quarter is never read."""
     jobs = jobs_for(policies, 120)
@@ -720,6 +728,7 @@ def held() -> int:
 
 @pytest.mark.model
 @pytest.mark.skipif(embedded_gguf() is None, reason="the package of the embedded model is not installed")
+@pytest.mark.slow
 def test_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PARETUNE_CACHE", raising=False)
     lm = load(EMBEDDED, "float32", "cpu")

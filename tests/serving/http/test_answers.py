@@ -189,6 +189,7 @@ def voted(client: httpx.Client, person: str, shuffled: int | None, wanted: float
     return posterior
 
 
+@pytest.mark.slow
 def test_shuffled_sides_teach_the_same_to_the_last_bit(client: httpx.Client, service: Service) -> None:
     """A name seeds the particles, so the same person votes again after having been forgotten."""
     plain = voted(client, "blind", None)

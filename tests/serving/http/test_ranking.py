@@ -109,6 +109,7 @@ def rank(here: Visit, prefers: Callable[[str], float]) -> int:
         asked += 1
 
 
+@pytest.mark.slow
 def test_answers_are_ranked_blind_and_every_comparison_is_a_vote(
     two: tuple[str, Service], visit: Callable[..., Visit]
 ) -> None:
@@ -158,6 +159,7 @@ def test_answers_are_ranked_blind_and_every_comparison_is_a_vote(
     assert len(store.votes("ranker", "soup")) == asked - 1
 
 
+@pytest.mark.slow
 def test_without_a_store_answers_are_ranked_and_the_page_says_that_nothing_is_kept(
     run: Path, visit: Callable[..., Visit]
 ) -> None:

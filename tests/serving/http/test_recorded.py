@@ -46,6 +46,7 @@ def test_there_are_sessions_without_secrets() -> None:
 
 
 @pytest.mark.parametrize("request_sent", REQUESTS)
+@pytest.mark.slow
 def test_a_request_is_answered_in_the_form_that_its_client_reads(
     address: str, request_sent: dict[str, Any]
 ) -> None:

@@ -31,6 +31,7 @@ def waits_for(page: Page, expression: str) -> None:
     page.wait_for_function(f"() => {expression}")
 
 
+@pytest.mark.slow
 def test_dial_prompt_five_votes_preset_and_reload(two: tuple[str, Service], visit: Open) -> None:
     address, service = two
     here = visit(address)
@@ -89,6 +90,7 @@ def test_dial_prompt_five_votes_preset_and_reload(two: tuple[str, Service], visi
     assert page.evaluate("() => document.querySelectorAll('script:not([src])').length") == 0
 
 
+@pytest.mark.slow
 def test_votes_end_in_a_preset(two: tuple[str, Service], visit: Open) -> None:
     address, _ = two
     here = visit(address)
@@ -191,6 +193,7 @@ def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open)
     waits_for(page, "document.querySelector('.dial.b .what').textContent.includes('concise 0,')")
 
 
+@pytest.mark.slow
 def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
     here = visit(three)
     page = here.page
@@ -213,6 +216,7 @@ def test_three_objectives_in_the_triangle(three: str, visit: Open) -> None:
     assert page.locator(".answer.b .figures tbody tr").count() == 3
 
 
+@pytest.mark.slow
 def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
     here = visit(four)
     page = here.page
@@ -231,6 +235,7 @@ def test_four_objectives_on_parallel_axes(four: str, visit: Open) -> None:
     assert page.locator(".answer.a .figures tbody tr").count() == 4
 
 
+@pytest.mark.slow
 def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
     """From the top of the page to a vote and a preset without a mouse, and the focus is seen all the way."""
     here = visit(two[0])
@@ -290,6 +295,7 @@ def test_keyboard_only(two: tuple[str, Service], visit: Open) -> None:
     page.wait_for_selector("#help-dialog[open]")
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Path) -> None:
     with studio(run, Address(port=0, keys=Keys.read(None, KEY)), store=False) as (address, _):
         here = Visit(chrome, address)
@@ -325,6 +331,7 @@ def test_bounds_of_the_server_hold_on_the_dial(chrome: BrowserContext, run: Path
         here.close()
 
 
+@pytest.mark.slow
 def test_errors_in_plain_words_and_nothing_lost(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -369,6 +376,7 @@ def test_errors_in_plain_words_and_nothing_lost(two: tuple[str, Service], visit:
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
 
+@pytest.mark.slow
 def test_an_answer_can_be_stopped(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page

@@ -61,6 +61,7 @@ def markup(page: Page) -> str:
     return re.sub(r'<p class="small">[^<]*</p>', "", plain)
 
 
+@pytest.mark.slow
 def test_before_the_vote_nothing_tells_which_side_is_which(two: tuple[str, Service], visit: Open) -> None:
     """Both shuffles leave the same page, in markup, names and order, but for the two texts; and no text is coloured."""
     pages = []
@@ -92,6 +93,7 @@ def test_before_the_vote_nothing_tells_which_side_is_which(two: tuple[str, Servi
 
 
 @SHUFFLES
+@pytest.mark.slow
 def test_a_blind_vote_is_kept_for_the_answer_that_was_meant_and_everything_is_told(
     two: tuple[str, Service], visit: Open, chance: float
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_blind_vote_is_kept_for_the_answer_that_was_meant_and_everything_is_to
     assert page.locator(".answer.a .what").count() == 1, "what was seen is not hidden again"
 
 
+@pytest.mark.slow
 def test_votes_on_one_objective_tell_nothing_and_are_kept_and_taken_back(
     two: tuple[str, Service], visit: Open
 ) -> None:
@@ -159,6 +162,7 @@ def test_votes_on_one_objective_tell_nothing_and_are_kept_and_taken_back(
     assert [vote.objective for vote in store.votes("by objective", "soup")] == ["warm"]
 
 
+@pytest.mark.slow
 def test_the_tabs_tell_no_side_before_the_vote(two: tuple[str, Service], visit: Open) -> None:
     """The tab "Use elsewhere" has the preference of a side, "My votes" the sides of votes on one objective."""
     page = begin(visit(two[0]), "peeping", 0.8)
@@ -187,6 +191,7 @@ def test_the_tabs_tell_no_side_before_the_vote(two: tuple[str, Service], visit: 
     page.wait_for_selector("#client-code:has-text('concise=')")
 
 
+@pytest.mark.slow
 def test_a_pair_is_skipped_and_a_vote_that_fails_leaves_it_hidden(
     two: tuple[str, Service], visit: Open
 ) -> None:
@@ -225,6 +230,7 @@ def test_a_pair_is_skipped_and_a_vote_that_fails_leaves_it_hidden(
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
 
+@pytest.mark.slow
 def test_why_this_preference(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = begin(here, "curious")
@@ -240,6 +246,7 @@ def test_why_this_preference(two: tuple[str, Service], visit: Open) -> None:
     assert "The best preference for these weights is concise" in page.inner_text("#why")
 
 
+@pytest.mark.slow
 def test_a_link_opens_what_somebody_saw_and_bad_ones_are_said(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -286,6 +293,7 @@ def test_a_link_opens_what_somebody_saw_and_bad_ones_are_said(two: tuple[str, Se
     assert page.evaluate("() => navigator.clipboard.readText()") == page.url
 
 
+@pytest.mark.slow
 def test_a_batch_at_a_and_b_with_its_means_and_its_file(
     two: tuple[str, Service], visit: Open, tmp_path: Path
 ) -> None:
@@ -342,6 +350,7 @@ def test_a_batch_at_a_and_b_with_its_means_and_its_file(
     assert page.inner_text("#batch-said") == "0 of 3 prompts are answered."
 
 
+@pytest.mark.slow
 def test_blind_on_a_phone_by_keys_alone(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0], size=PHONE, scheme="dark")
     page = here.page
@@ -368,6 +377,7 @@ def test_blind_on_a_phone_by_keys_alone(two: tuple[str, Service], visit: Open) -
     picture(page, "batch-phone")
 
 
+@pytest.mark.slow
 def test_three_objectives_are_voted_on_explained_asked_in_a_batch_and_bounded(
     three: str, visit: Open
 ) -> None:

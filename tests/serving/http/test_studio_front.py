@@ -54,6 +54,7 @@ def saved(page: Page, button: str) -> bytes:
     return Path(given.value.path()).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_point_says_its_preference_its_means_and_its_chance(two: tuple[str, Service], visit: Open) -> None:
     page = visit(two[0]).page
     page.mouse.move(*middle(page, POINT))
@@ -213,6 +214,7 @@ def test_the_answers_behind_a_point_are_read_searched_and_said_to_be_missing(
     here.problems[:] = [p for p in here.problems if "404" not in p]
 
 
+@pytest.mark.slow
 def test_three_objectives_by_pairs_and_over_parallel_axes(three: str, visit: Open) -> None:
     here = visit(three)
     page = here.page
@@ -247,6 +249,7 @@ def test_three_objectives_by_pairs_and_over_parallel_axes(three: str, visit: Ope
     assert page.is_checked("#view-axes"), "the way to look is kept"
 
 
+@pytest.mark.slow
 def test_the_front_on_a_phone(two: tuple[str, Service], three: str, visit: Open) -> None:
     for number, address in enumerate((two[0], three)):
         here = visit(address, size=PHONE, scheme="dark")
@@ -282,6 +285,7 @@ CROWDED = """async (width) => {
 
 
 @pytest.mark.parametrize("width", [340, 600])
+@pytest.mark.slow
 def test_labels_of_points_that_lie_close_never_cover_each_other(
     two: tuple[str, Service], visit: Open, width: int
 ) -> None:

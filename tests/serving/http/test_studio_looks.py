@@ -48,6 +48,7 @@ def box(page: Page, selector: str) -> tuple[float, float, float, float]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desktop", "phone"])
+@pytest.mark.slow
 def test_looks(
     two: tuple[str, Service],
     three: str,
@@ -72,6 +73,7 @@ def test_looks(
 @pytest.mark.parametrize(
     ("scheme", "size"), [("light", WIDE), ("dark", PHONE)], ids=["light desktop", "dark phone"]
 )
+@pytest.mark.slow
 def test_axe_finds_nothing_on_any_tab_and_in_any_dialog(
     two: tuple[str, Service], visit: Open, screenshots: Path, scheme: str, size: tuple[int, int]
 ) -> None:
@@ -134,6 +136,7 @@ def test_axe_finds_nothing_on_any_tab_and_in_any_dialog(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.slow
 def test_every_size_shows_everything_without_sideways_scrolling(
     two: tuple[str, Service], visit: Open, size: tuple[int, int]
 ) -> None:
@@ -203,6 +206,7 @@ def edges(page: Page) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_tabs_that_do_not_fit_show_on_which_side_there_are_more(
     two: tuple[str, Service], visit: Open, scheme: str
 ) -> None:

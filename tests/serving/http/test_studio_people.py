@@ -30,6 +30,7 @@ def profile(here: Visit, name: str) -> None:
     here.page.wait_for_selector("#learned .small:text-matches('Vote on a few pairs')")
 
 
+@pytest.mark.slow
 def test_a_vote_carries_the_scores_of_its_very_answers(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -56,6 +57,7 @@ def test_a_vote_carries_the_scores_of_its_very_answers(two: tuple[str, Service],
         assert answer.scores["warm"] == sum(answer.text.count(vowel) for vowel in "aeiou")
 
 
+@pytest.mark.slow
 def test_a_mis_click_is_taken_back_and_a_person_is_forgotten(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page, store = here.page, two[1].store
@@ -91,6 +93,7 @@ def test_a_mis_click_is_taken_back_and_a_person_is_forgotten(two: tuple[str, Ser
     assert page.locator("#profile option[value=forgetful]").count() == 0
 
 
+@pytest.mark.slow
 def test_keys_pressed_while_a_vote_is_saved_act_after_it(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page, store = here.page, two[1].store
@@ -146,6 +149,7 @@ def test_examples_are_shown_until_there_is_a_prompt(two: tuple[str, Service], vi
     assert page.text_content(".round .message") == "a good stone" and not page.is_visible("#examples")
 
 
+@pytest.mark.slow
 def test_two_tabs_keep_their_own_prompt(two: tuple[str, Service], visit: Open) -> None:
     first = visit(two[0])
     first.page.fill("#prompt", "of the first tab")
@@ -245,6 +249,7 @@ def test_names_and_unreachable_floors_are_told_in_words(two: tuple[str, Service]
     assert "falls short by" in told and "concise=" not in told and "not reachable;" not in told
 
 
+@pytest.mark.slow
 def test_large_letters_forced_colours_and_little_motion(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page

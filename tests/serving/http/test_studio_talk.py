@@ -74,6 +74,7 @@ def texts(page: Page) -> list[str]:
     return page.locator(".round .message").all_text_contents()
 
 
+@pytest.mark.slow
 def test_three_turns_an_edit_and_its_branch(place: tuple[str, Service], visit: Open) -> None:
     here, sent = begin(visit, place[0])
     page = here.page
@@ -125,6 +126,7 @@ def test_three_turns_an_edit_and_its_branch(place: tuple[str, Service], visit: O
     assert page.input_value("#system") == "Be kind."
 
 
+@pytest.mark.slow
 def test_the_history_is_searched_opened_renamed_taken_along_and_deleted(
     place: tuple[str, Service], visit: Open, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def growing(page: Page) -> None:
     assert page.locator(f"{LAST} .answer.live").count() == 2
 
 
+@pytest.mark.slow
 def test_a_reload_in_mid_answer_keeps_what_had_arrived(place: tuple[str, Service], visit: Open) -> None:
     here, _ = begin(visit, place[0], words=400)
     page = here.page
@@ -188,6 +191,7 @@ def test_a_reload_in_mid_answer_keeps_what_had_arrived(place: tuple[str, Service
     page.wait_for_selector(f"{LAST} .answer.a:not(.live) > .small:text-matches('stopped')")
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_in_mid_answer_leaves_what_had_arrived(
     visit: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +235,7 @@ def test_the_base_model_answers_as_a_third_and_b_may_have_a_policy_of_its_own(
     assert page.get_attribute("#vote-first", "aria-disabled") == "true"
 
 
+@pytest.mark.slow
 def test_markdown_is_shown_once_an_answer_is_complete_and_can_be_copied(
     chrome: BrowserContext, visit: Open, tmp_path: Path
 ) -> None:
@@ -258,6 +263,7 @@ def test_markdown_is_shown_once_an_answer_is_complete_and_can_be_copied(
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desktop", "phone"])
+@pytest.mark.slow
 def test_answers_are_in_view_without_scrolling(
     place: tuple[str, Service], visit: Open, size: tuple[int, int]
 ) -> None:

@@ -77,6 +77,7 @@ def test_where_one_preference_is_best_on_everything_the_page_says_so_and_the_dia
     assert here.overflow() <= 0
 
 
+@pytest.mark.slow
 def test_a_front_of_one_measured_point_is_shown_and_the_dial_turns(
     weak: str, visit: Callable[..., Visit]
 ) -> None:

@@ -89,6 +89,7 @@ def bits(vote: Vote) -> list[bytes]:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(vote=votes())
+@pytest.mark.slow
 def test_votes_come_back_as_they_went_in(store: Store, vote: Vote) -> None:
     identity = store.add_vote("Zoë", vote)
     (kept,) = (each for each in store.votes("Zoë") if each.id == identity)
@@ -217,6 +218,7 @@ def acknowledged(output: bytes) -> dict[int, str]:
     return {int(identity): text for identity, text in lines}
 
 
+@pytest.mark.slow
 def test_processes_and_threads_at_once_lose_nothing(url: str) -> None:
     # The database is new: the processes also race to make its tables.
     with storm(url, "ann", 6, 25) as one, storm(url, "bob", 6, 25) as two, storm(url, "ann", 1, 25) as three:
@@ -231,6 +233,7 @@ def test_processes_and_threads_at_once_lose_nothing(url: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(url: str, seed: int) -> None:
     random_ = random.Random(seed)
     told: dict[int, str] = {}
@@ -251,6 +254,7 @@ def test_kill_in_a_vote_storm_loses_no_acknowledged_vote(url: str, seed: int) ->
     store.close()
 
 
+@pytest.mark.slow
 def test_kill_of_the_postgresql_server_loses_no_acknowledged_vote(server: postgres.Server) -> None:
     url = server.new_database()
     store = Store.open(url)

@@ -94,6 +94,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float) 
 
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
 @pytest.mark.parametrize("tells", ["all", "ids", "nothing"])
+@pytest.mark.slow
 def test_without_a_lag_the_gradient_is_that_of_the_same_responses_sampled_here(
     lm: LanguageModel, live: Live, tmp_path: Path, estimator: str, tells: str
 ) -> None:
@@ -254,6 +255,7 @@ def test_anchors_are_trained_on_what_a_server_draws(
     assert all(map(adapters_equal, again.adapters, policy.adapters)) and len(live.told()["asked"]) == before
 
 
+@pytest.mark.slow
 def test_a_lag_is_trained_on_and_told(lm: LanguageModel, live: Live, tmp_path: Path) -> None:
     _, lab = trained_by(lm, tmp_path, live, endpoint={"load_every": 4})
     steps = history(lab)
@@ -262,6 +264,7 @@ def test_a_lag_is_trained_on_and_told(lm: LanguageModel, live: Live, tmp_path: P
     assert len({body["model"] for body in live.told()["asked"]}) <= 2, "loaded more often than asked for"
 
 
+@pytest.mark.slow
 def test_a_killed_run_asks_only_for_what_has_not_arrived(
     lm: LanguageModel, live: Live, tmp_path: Path
 ) -> None:
@@ -281,6 +284,7 @@ def test_a_killed_run_asks_only_for_what_has_not_arrived(
     ("method", "settings"),
     [("gdpo", {}), ("rewarded-soup", {}), ("morlhf", {"form": "conditioned", "condition": "prompt"})],
 )
+@pytest.mark.slow
 def test_other_methods_that_train_loras(
     lm: LanguageModel, live: Live, tmp_path: Path, method: str, settings: dict
 ) -> None:
