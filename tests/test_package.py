@@ -81,6 +81,7 @@ def defined(tree):
     return names
 
 
+@pytest.mark.slow
 def test_a_name_is_imported_from_the_module_that_defines_it():
     paths = modules()
     homes = {name: defined(ast.parse(path.read_text(encoding="utf-8"))) for name, path in paths.items()}

@@ -20,6 +20,7 @@ ROWS = FOUND["worlds"]
 
 @pytest.mark.parametrize("config", ["quickstart", "compare"])
 @pytest.mark.parametrize("prompts", [64, None], ids=["64 prompts", "all prompts"])
+@pytest.mark.slow
 def test_real_answers_dealt_into_policies_are_not_called_better(config: str, prompts: int | None) -> None:
     """The base model's four answers to a prompt are three points and the base model: at most 5 % of 300 draws say otherwise."""
     found = inference.judged(inference.redrawn(config, prompts), 300, 0, seed=1)

@@ -87,6 +87,7 @@ def test_units_of_scores_and_the_side_of_an_answer_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.slow
 def test_weights_that_depend_on_the_topic_are_found(labels: bool) -> None:
     given, true = lessons(5, prompts=100, effect=3.0, votes=1 if labels else 3, labels=labels)
     shown = held_out(given)

@@ -197,6 +197,7 @@ def test_units_change_nothing():
     assert next_pair(again, other).information == pytest.approx(next_pair(first, front).information, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_many_votes_narrow_it_down_to_the_truth():
     front = circle(5, M=3)
     for weights in ((0.6, 0.3, 0.1), (0.25, 0.15, 0.6)):
@@ -428,6 +429,7 @@ def test_rational_voters_are_served_well_within_ten_votes(name):
 
 
 @every_front
+@pytest.mark.slow
 def test_questions_are_never_worse_than_random_pairs(name):
     informed, at_random = regrets(name, "rational", "information"), regrets(name, "rational", "random")
     assert np.median(informed[:, VOTES]) <= np.median(at_random[:, VOTES]) + 1e-9

@@ -52,6 +52,7 @@ def test_each_policy_of_one_run_is_compared_with_each_of_the_other(
     assert [(test["first"], test["second"]) for test in json.loads(printed)["comparisons"]] == [pairs[3]]
 
 
+@pytest.mark.slow
 def test_what_does_not_compare_stands_beside_what_does(
     runs: tuple[Path, Path],
     tmp_path: Path,

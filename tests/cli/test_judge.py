@@ -112,6 +112,7 @@ def test_bad_rows_are_named_by_file_and_line(table, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["front.svg", "front.pdf", "front.png"])
+@pytest.mark.slow
 def test_figures_are_pictures_of_a_column_and_the_same_bytes_again(
     judged, tmp_path, monkeypatch, capsys, name
 ):

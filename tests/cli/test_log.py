@@ -201,6 +201,7 @@ def test_no_name_is_cut_in_a_table(
     assert ("harmlessness_of_the_given_response" in out) == (columns is None)
 
 
+@pytest.mark.slow
 def test_a_warning_about_data_is_a_message_of_this_program(tmp_path: Path) -> None:
     """Without a file and a line of our code, in which nothing is wrong."""
     data = tmp_path / "d.jsonl"

@@ -114,6 +114,7 @@ def test_doctor_reports(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert code == 0 and "torch" in out and "bfloat16" in out and "switched off by HF_HUB_OFFLINE" in out
 
 
+@pytest.mark.slow
 def test_dry_run_counts_the_training_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

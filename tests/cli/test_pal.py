@@ -48,6 +48,7 @@ def stored(file: Path, votes: list[PersonVote], policy: str = "soup") -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_from_votes_to_names_and_a_new_person(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_what_cannot_be_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_known_set_names_its_objectives_itself(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

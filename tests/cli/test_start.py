@@ -116,6 +116,7 @@ def test_the_quickstart_runs_its_config_with_the_settings_given_and_then_serves(
 # A config for data of one's own
 
 
+@pytest.mark.slow
 def test_init_writes_a_config_that_can_be_planned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:
@@ -185,6 +186,7 @@ def test_labels_without_a_name_get_the_one_that_is_asked_for(
         assert "150 comparisons: few" in Path(options[-1]).read_text()
 
 
+@pytest.mark.slow
 def test_a_file_of_pairs_for_each_objective_makes_a_config_that_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_readme_answers_at_two_preferences_in_one_batch(
     assert "concise=0.9" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_on_choosing_finds_a_preference(there: Path) -> None:
     choice = execute(snippets("docs/choosing.md")[0], "choosing.md")["choice"]
     assert set(choice.margin) == {"warm", "concise"}

@@ -470,6 +470,7 @@ def rival(kind, scores, grid):
 @pytest.mark.parametrize(
     "kind, half, count, others", [("base", 0, 11, 1), ("anchors", 0.4, 5, 3), ("mixture", 0.1, 11, 2)]
 )
+@pytest.mark.slow
 def test_false_alarms_and_coverage(kind, half, count, others):
     means, grid = line(count, half), simplex_grid(2, count - 1)
     truth = hypervolume(means, REFERENCE)

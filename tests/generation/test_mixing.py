@@ -357,6 +357,7 @@ def test_log_probabilities_are_those_of_decoding(lm: LanguageModel, adapters: li
         )
 
 
+@pytest.mark.slow
 def test_candidates_are_resampled(lm: LanguageModel, adapters: list[Adapter]) -> None:
     prompts = [row.prompt for row in make_dataset(4, seed=3).rows]
     w, sampling = [Preference(OBJECTIVES, (0.5, 0.5))] * 4, replace(GREEDY, temperature=1.0)

@@ -85,6 +85,7 @@ def test_what_passes_is_tried_again(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PASSING)
+@pytest.mark.slow
 def test_what_does_not_pass_ends_in_one_message_and_loses_nothing(name: str, tmp_path: Path) -> None:
     well = False
 

@@ -80,6 +80,7 @@ def test_a_guarded_weight_rises_where_the_advantage_opposes_it(lm: LanguageModel
 @pytest.mark.parametrize(
     "values", [{"aggregation": "guarded", "guard_rate": 2.0}, {"floors": {"good": 5.0}, "floor_rate": 0.5}]
 )
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_weights(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_floor_that_is_missed_is_trained_for_and_said(
     assert "the floor of 'good' was not reached" in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_floor_that_does_not_bind_changes_nothing_but_the_name_of_the_stage(
     lm: LanguageModel, tmp_path: Path
 ) -> None:

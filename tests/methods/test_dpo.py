@@ -47,6 +47,7 @@ def chosen_nats(lm: LanguageModel, adapter: Adapter) -> float:
     return float((sums / torch.tensor([len(responses[0]) for _, responses in groups])).mean())
 
 
+@pytest.mark.slow
 def test_imitating_raises_the_chosen_responses(lm: LanguageModel, tmp_path: Path) -> None:
     plain, again, imitating = (
         inputs(lm, tmp_path / name).corners(config)[0]
@@ -90,6 +91,7 @@ def test_votes_and_the_alignment_of_sipo_imitate_too(lm: LanguageModel, tmp_path
         (mrpo, MRPOConfig(nll=0.7, anchor=0.4), 4),
     ],
 )
+@pytest.mark.slow
 def test_every_single_objective_model_of_a_method_imitates(
     method: ModuleType,
     config: DPOConfig,

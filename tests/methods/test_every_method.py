@@ -247,6 +247,7 @@ def test_a_killed_run_ends_with_the_same_bytes(trial: Trial, tmp_path: Path) -> 
 # The policy
 
 
+@pytest.mark.slow
 def test_a_saved_policy_has_what_the_traits_state(trial: Trial) -> None:
     policy, entry = trial.policy, trial.config.entry(trial.name)
     traits = entry.traits
@@ -390,6 +391,7 @@ def test_the_names_are_listed_without_torch() -> None:
 # A new method
 
 
+@pytest.mark.slow
 def test_a_method_is_added_by_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file and the line that CONTRIBUTING shows; the method then runs, resumes, is planned and reported."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

@@ -150,6 +150,7 @@ def test_pairs_under_plackett_luce_are_dpo(lab: Lab) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_front_of_two_rankings(lab: Lab) -> None:
     """Each one-hot adapter makes the best responses of its own objective likelier than the other's adapter does."""
     data, longer = (

@@ -113,6 +113,7 @@ def test_members_and_their_mixture_are_optimal_in_a_table(divergence: Divergence
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES[1:])
+@pytest.mark.slow
 def test_members_of_another_divergence_are_trained_and_mixed(
     lm: LanguageModel, tmp_path: Path, divergence: Divergence
 ) -> None:

@@ -117,6 +117,7 @@ def test_the_optimum_on_a_model(lm: LanguageModel, tmp_path: Path) -> None:
     assert 0.5 * float((learned.exp() - best.exp()).abs().sum()) < 0.02
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_answer_and_no_adapter(lm: LanguageModel, tmp_path: Path) -> None:
     """A model in training with checkpoints keeps no keys and values, without which nothing can be sampled."""
     made = [
@@ -130,6 +131,7 @@ def test_gradient_checkpointing_changes_no_answer_and_no_adapter(lm: LanguageMod
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_raw_reward_times_ten_changes_nothing(lm: LanguageModel, tmp_path: Path) -> None:
     """Its scale is measured, so preferences mean the same whatever unit a reward is in."""
     louder = from_function("short", "louder", lambda *of: 10.0 * SHORT(*of))
@@ -172,6 +174,7 @@ def test_a_corner_is_the_run_on_that_reward_alone(lm: LanguageModel, tmp_path: P
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+@pytest.mark.slow
 def test_one_epoch_has_ratios_of_one_and_more_are_clipped(
     lm: LanguageModel, tmp_path: Path, estimator: str
 ) -> None:
@@ -203,6 +206,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.slow
 def test_a_killed_run_reads_its_responses_again_and_ends_with_the_same_weights(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
@@ -269,6 +273,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.slow
 def test_a_broken_reward_stops_the_run_after_saving(lm: LanguageModel, tmp_path: Path, case: str) -> None:
     """It names objective, prompt and reason; corrected, the run goes on from the step it stopped at."""
     how, reason = BAD[case]
@@ -557,6 +562,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
         task.short_enough(FakeModel(), Limit(FakeModel(), 64))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_prompts_without_room_for_an_answer_are_cut_where_that_is_asked_for(
     lm: LanguageModel, tmp_path: Path
 ) -> None:
@@ -573,6 +579,7 @@ def test_prompts_without_room_for_an_answer_are_cut_where_that_is_asked_for(
     assert adapters_equal(adapter, Lab(lm, tmp_path / "whole", SETTINGS).fit_on_policy("run", whole))
 
 
+@pytest.mark.slow
 def test_prompts_without_room_for_an_answer_are_left_out_and_told(lm: LanguageModel, tmp_path: Path) -> None:
     """Also where the adapter is there already: the report of every run has the same sentence."""
     long = (Message("user", "red " * 200),)
@@ -608,6 +615,7 @@ def test_an_offset_of_the_prompt_takes_no_worth_from_a_reward(lm: LanguageModel,
     assert units[0][0] == pytest.approx(1, abs=0.1) and units[1][0] > 4 and units[0][1] == units[1][1]
 
 
+@pytest.mark.slow
 def test_rewarded_soups_are_made_of_the_one_hot_adapters(lm: LanguageModel, tmp_path: Path) -> None:
     """Those that MORLHF trained are found, and a soup at any preference adds exactly their updates."""
     data, scorers, lab = make_dataset(), [GOOD, SHORT], Lab(lm, tmp_path, SETTINGS)

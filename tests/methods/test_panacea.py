@@ -352,6 +352,7 @@ def test_13_a_policy_moves_along_its_weights(lm: LanguageModel, tmp_path: Path) 
     ],
     ids=lambda options: "-".join(str(v) for v in options.values()) or "paper",
 )
+@pytest.mark.slow
 def test_every_option_trains_in_one_forward_a_step(
     lm: LanguageModel, tmp_path: Path, options: dict[str, object]
 ) -> None:
@@ -378,6 +379,7 @@ def test_every_option_trains_in_one_forward_a_step(
         assert first["loss/short"] == pytest.approx(math.log(2), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_modpos_loss_holds_the_other_objectives_as_margins(lm: LanguageModel, tmp_path: Path) -> None:
     """Each row's loss is MODPO's (Eq. 11) at its own preference, on margins of DPO models that are trained once."""
     lab = Lab(lm, tmp_path, TRAINING)
@@ -506,6 +508,7 @@ def history_with(
     return history_of(lab)
 
 
+@pytest.mark.slow
 def test_a_learned_objective_rests_while_the_others_go_on(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def texts(items: list[Demonstration]) -> list[tuple[Any, str]]:
     return [(item.prompt, item.response) for item in items]
 
 
+@pytest.mark.slow
 def test_both_stages_and_a_second_run(
     lm: LanguageModel,
     tmp_path: Path,

@@ -69,6 +69,7 @@ def sampled(lab: Lab, number: int) -> ScoredDataset:
     return ScoredDataset.read(lab.folder / "samples" / f"ric-{number}" / "generated.jsonl.gz")
 
 
+@pytest.mark.slow
 def test_6_every_training_prompt_shows_its_obtained_score(run: tuple[Lab, Spy, Policy]) -> None:
     _, spy, policy = run
     prompting = Prompting.from_dict(policy.adapters[0].info["prompting"])

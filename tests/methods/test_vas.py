@@ -75,6 +75,7 @@ def test_the_values_explain_held_out_outcomes(policy: ValuedPolicy) -> None:
     assert all(shares[name] > 0.1 for name in OBJECTIVES)
 
 
+@pytest.mark.slow
 def test_a_preference_gets_more_of_what_it_weighs(policy: ValuedPolicy) -> None:
     sun, kind = (means(policy, Preference.one_hot(o, OBJECTIVES)) for o in OBJECTIVES)
     base = means(Policy.base(policy.lm, OBJECTIVES), Preference.uniform(OBJECTIVES))

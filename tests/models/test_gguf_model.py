@@ -63,6 +63,7 @@ def facts_of(reader: gguf.GGUFReader) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_transformers_reads_the_same_model_back(tmp_path: Path, name: str) -> None:
     kind, tokenizer, settings = MODELS[name]
     lm = made(tmp_path / "model", kind, tokenizer(), **settings)

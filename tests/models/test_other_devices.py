@@ -13,6 +13,8 @@ import torch
 from paretune.models import devices, language_model
 from support.forked import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -28,7 +30,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_the_device_of_the_tests_refuses_float64(seen: dict[str, Any]) -> None:
     assert "float64" in seen["float64"]
     assert "float64" in seen["numbers drawn on the device"], (

@@ -55,6 +55,7 @@ def expected(policy: Policy, preference: Preference) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["dpo-soup", "modpo", "panacea"])
+@pytest.mark.slow
 def test_peft_and_transformers_compute_the_policy(
     policies: dict[str, Policy], name: str, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_grid_has_a_manifest_with_measured_scores(policies: dict[str, Policy],
 
 
 @pytest.mark.parametrize("lost", ["deleted", "a folder"])
+@pytest.mark.slow
 def test_a_run_that_has_lost_its_front_exports_no_grid_without_scores(
     policies: dict[str, Policy], tmp_path: Path, lost: str
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_blocks_at_three_scales_are_the_policy(
         assert not torch.allclose(plain[-2], own, atol=1e-3), "the update is one that can be seen"
 
 
+@pytest.mark.slow
 def test_scales_of_a_soup_are_its_weights_times_the_scale_of_each_update(
     policies: dict[str, Policy], tmp_path: Path
 ) -> None:

@@ -686,6 +686,7 @@ def test_points_off_the_simplex_are_marked(tmp_path):
 
 
 @pytest.mark.parametrize("count", [3, 16, 40])
+@pytest.mark.slow
 def test_a_legend_of_many_policies_stands_inside_and_above_the_axes(count: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

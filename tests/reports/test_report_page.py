@@ -154,6 +154,7 @@ def wide(shown: Page) -> Page:
     return shown
 
 
+@pytest.mark.slow
 def test_on_paper_every_answer_is_there_in_full(page: Page) -> None:
     page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
@@ -195,6 +196,7 @@ def test_a_card_shows_the_own_scores_of_its_answer(page: Page) -> None:
     assert lines[0] == "concise−11.6mean −5.5 [−5.9, −4.5]" and lines[2] == "words243mean 40"
 
 
+@pytest.mark.slow
 def test_points_are_chosen_beside_the_plot_and_compared(wide: Page) -> None:
     cards = wide.locator("#picked .card")
     texts = [card.locator(".plain").first.text_content() for card in cards.all()]
@@ -349,6 +351,7 @@ def saver(page: Page) -> Callable[[str], bytes]:
     return saved
 
 
+@pytest.mark.slow
 def test_what_is_downloaded_can_be_read(wide: Page) -> None:
     saved = saver(wide)
     record = FrontRecord.parse(json.loads(saved("JSON")))
@@ -370,6 +373,7 @@ def test_tables_sort_by_a_click_on_their_head(wide: Page) -> None:
     assert wide.locator("#sense thead [aria-sort=descending]").count() == 1
 
 
+@pytest.mark.slow
 def test_commands_are_copied_and_training_is_drawn(wide: Page) -> None:
     button = wide.locator("#next .copy").first
     button.click()
@@ -381,6 +385,7 @@ def test_commands_are_copied_and_training_is_drawn(wide: Page) -> None:
     )
 
 
+@pytest.mark.slow
 def test_three_objectives_are_chosen_seen_in_pairs_and_downloaded(third: Page) -> None:
     third.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
     plots = third.locator("#plot .pairing")
@@ -415,6 +420,7 @@ def test_three_objectives_are_chosen_seen_in_pairs_and_downloaded(third: Page) -
     assert len(FrontRecord.parse(json.loads(saved("JSON"))).objectives) == 3
 
 
+@pytest.mark.slow
 def test_without_scripts_everything_is_read_and_nothing_waits_for_them(
     chrome: BrowserContext, file: Path, third: Page
 ) -> None:
@@ -434,6 +440,7 @@ def test_without_scripts_everything_is_read_and_nothing_waits_for_them(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_three_objectives_keep_no_reader_out(third: Page, scheme: str) -> None:
     third.emulate_media(color_scheme=scheme)
     found = Axe().run(third).response["violations"]

@@ -61,6 +61,7 @@ def test_a_policy_writes_its_prompts_with_them_wherever_it_is_loaded(
     assert find_sources(made)[0].named_base.chat_template == ARGUMENTS
 
 
+@pytest.mark.slow
 def test_report_card_and_exports_say_them(made: Path, tmp_path: Path) -> None:
     assert FrontRecord.read(made / "front.json").sampling["chat_template"] == ARGUMENTS
     assert '`{"enable_thinking": false}` of its chat template' in (made / "README.md").read_text()

@@ -59,6 +59,7 @@ def config_of(folder: Path, model: Path, responses: bool = False, **settings: An
     )
 
 
+@pytest.mark.slow
 def test_prompts_alone_make_a_front_and_nothing_is_trained(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return tell
 
 
+@pytest.mark.slow
 def test_a_quiet_machine_is_told_the_time_of_the_plan(told) -> None:
     quiet = told(0)
     planned = estimate(plan(told.config), told.config, "smollm2-135m").cost.seconds

@@ -104,6 +104,7 @@ def test_a_run_says_who_judged_what_it_cost_and_what_it_left_out(
     assert again is not None and again.asked == facts.asked and again.kept > 0 and again.money == facts.money
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_a_judge_gives_no_grade(
     tmp_path: Path, model: Path, rubric: str, server: Server
 ) -> None:

@@ -337,6 +337,7 @@ def test_checkpointing_is_decided_once_and_kept(
     assert used[3:] == [False, False]
 
 
+@pytest.mark.slow
 def test_stages_are_found_whether_activations_were_computed_again_or_not(model: Path, tmp_path: Path) -> None:
     train = {"steps": 6, "batch_pairs": 2, "rank": 4, "learning_rate": 1e-2}
     run(config_of(tmp_path, model, train=train))

@@ -104,6 +104,7 @@ def test_a_killed_run_in_4_bits_ends_with_the_same_weights(
         assert adapters_equal(one, other)
 
 
+@pytest.mark.slow
 def test_another_quantisation_trains_another_model(finished: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "c/run")
     run(config_of(tmp_path / "c", model, quantization="int8", methods={"dpo-soup": {"beta": 0.5}}))

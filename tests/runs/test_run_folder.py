@@ -71,6 +71,7 @@ def front(folder: Path) -> Any:
 @pytest.mark.parametrize(
     "pattern", ["adapters/*/history.json", "adapters/*/adapter/*.safetensors", "fronts/*.json"]
 )
+@pytest.mark.slow
 def test_a_finished_file_that_is_deleted_is_made_again(world: Path, again: Path, pattern: str) -> None:
     sorted(again.glob(pattern))[0].unlink()
     run(parse_config(settings(world, folder=str(again))))
@@ -225,6 +226,7 @@ def test_a_config_over_other_objectives_is_refused_in_the_folder_of_a_run(world:
         run(parse_config(settings(world, folder=str(again), score=third, methods={"mod": {}})))
 
 
+@pytest.mark.slow
 def test_the_config_in_the_folder_is_that_of_its_front_until_there_is_another_front(
     world: Path, again: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

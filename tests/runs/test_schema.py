@@ -47,6 +47,7 @@ def test_a_file_that_is_empty_is_made_from_the_code(
     assert code == 0 and (CONFIGS / "schema.json").read_text() == printed
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_schema_without_loading_torch() -> None:
     code = (
         "import sys; sys.argv = ['paretune', 'config', 'schema']; from paretune.cli.main import app; "

@@ -66,6 +66,7 @@ def test_judging_the_scores_of_a_run_gives_the_verdicts_of_its_report(
             assert [getattr(a, name) for name in measured] == [getattr(b, name) for name in measured]
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_points_that_the_run_keeps(runs: tuple[Path, Path, Path]) -> None:
     lines = [json.loads(line) for line in (runs[1] / "scores.jsonl").read_text().splitlines()]
     assert {line["policy"] for line in lines} == {"dpo-soup", "modpo", "base", "corners"}

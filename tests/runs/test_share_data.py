@@ -57,6 +57,7 @@ def test_a_run_keeps_its_answers_with_their_scores(run: Path) -> None:
     assert record.base.responses and set(record.base.responses) <= shown
 
 
+@pytest.mark.slow
 def test_the_card_beside_the_data_of_a_run_says_what_they_are(run: Path) -> None:
     text = (run / "data/README.md").read_text()
     facts = head(run / "data/README.md")

@@ -206,6 +206,7 @@ def test_scores_that_say_nothing_end_in_a_report_that_says_so(
     assert surface.expected(surface.preference(0)).mean["good"] is not None
 
 
+@pytest.mark.slow
 def test_one_held_out_prompt_is_refused_and_two_end_in_a_report_that_claims_nothing(lm, tmp_path) -> None:
     make_dataset(30).select([]).write(tmp_path / "data.jsonl")
     (tmp_path / "test.jsonl").write_text('{"prompt": "the only one"}\n', encoding="utf-8")

@@ -80,6 +80,7 @@ def spec(url: str, **options: object) -> dict:
         ({"direction": "lower"}, 0, 5),
     ],
 )
+@pytest.mark.slow
 def test_a_model_behind_a_server_scores_as_it_does_here(
     server: str, here: list[np.ndarray], options: dict, index: int, requests: int
 ) -> None:

@@ -148,6 +148,7 @@ def test_planted_people_are_found_again(learned: tuple[Tastes, PALForm, pf.Learn
     assert np.corrcoef(weights[:, own], world.weights[:, 0])[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_held_out_votes_are_predicted(learned: tuple[Tastes, PALForm, pf.Learned]) -> None:
     world, _, found = learned
     figures = found.figures

@@ -43,6 +43,7 @@ def polite(fitted: Prototypes) -> int:
     return int(np.argmax(leads))
 
 
+@pytest.mark.slow
 def test_a_fit_says_what_it_predicts(fitted: Prototypes) -> None:
     report = fitted.report
     assert (report.votes, report.users, report.unseen_users) == (150, 6, 1)

@@ -61,6 +61,7 @@ def test_mixed_preferences_get_the_librarys_own_answers(
         assert list(answers) == [response.text for response in expected]
 
 
+@pytest.mark.slow
 def test_conflicts_come_with_the_pieces_of_a_mixture(address: str) -> None:
     client = client_of(address)
     asked = {"model": "mod", "messages": [{"role": "user", "content": "red"}], "max_tokens": 6, "seed": 3}
@@ -174,6 +175,7 @@ def test_a_dead_engine_ends_the_server(run: Path, tmp_path: Path) -> None:
         assert wait_until(gone, 10)
 
 
+@pytest.mark.slow
 def test_exported_loras_by_name_and_a_router_before_them(
     run: Path, lm: LanguageModel, address: str, tmp_path: Path
 ) -> None:
@@ -243,6 +245,7 @@ def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
     assert find_sources(run / "policies/modpo")[0].anchors
 
 
+@pytest.mark.slow
 def test_anchors_outside_the_bounds_are_never_served(run: Path, tmp_path: Path) -> None:
     with live(service_of(run, tmp_path, policies=["modpo"], floors={"good": 0.2})) as address:
         client = client_of(address)

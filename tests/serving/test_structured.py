@@ -122,6 +122,7 @@ def test_the_official_client_parses_answers(address: str) -> None:
     assert isinstance(parsed.choices[0].message.parsed, Verdict)
 
 
+@pytest.mark.slow
 def test_rows_without_a_form_are_not_touched_by_those_with_one(address: str) -> None:
     plain = chat(address, model="soup", seed=5).json()["choices"][0]["message"]["content"]
     both = [

@@ -102,6 +102,7 @@ def check(arguments: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_named_function_is_called_with_arguments_that_fit(address: str) -> None:
     answer = client_of(address).chat.completions.create(**CHAT, tools=TOOLS, tool_choice=NAMED, n=2, seed=1)
     for choice in answer.choices:
@@ -156,6 +157,7 @@ def test_results_go_back_and_the_answer_may_be_text(address: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_none_shows_no_functions_and_changes_nothing(address: str) -> None:
     plain, none = (
         chat(address, seed=4, **more).json() for more in ({}, {"tools": TOOLS, "tool_choice": "none"})

@@ -143,6 +143,7 @@ def test_the_lora_answers_as_the_policy_does_at_ten_random_preferences(
     assert len({request.lora_path for request in models.loaded.values()}) == len(models.loaded)
 
 
+@pytest.mark.slow
 def test_anchors_answer_with_the_nearest_and_a_bare_name_with_the_default(
     start: Start, policies: dict[str, Policy]
 ) -> None:

@@ -115,6 +115,7 @@ def imitation(lab: Lab) -> object:
 
 
 @pytest.mark.parametrize("train", [dpo, conditioned, imitation])
+@pytest.mark.slow
 def test_a_killed_run_bounded_by_tokens_ends_with_the_same_weights(
     lm: LanguageModel, tmp_path: Path, train
 ) -> None:

@@ -180,6 +180,7 @@ def test_reviews_by_the_base_model(lm: LanguageModel, live: Live, tmp_path: Path
 
 
 @pytest.mark.parametrize("style", ["vllm", "sglang"])
+@pytest.mark.slow
 def test_a_draw_that_was_cut_off_goes_on(
     lm: LanguageModel, live: Live, adapter: Adapter, tmp_path: Path, style: str
 ) -> None:

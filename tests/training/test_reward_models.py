@@ -119,6 +119,7 @@ def test_both_objectives_are_learned_on_one_trunk(fitted: tuple[Path, list]) -> 
     assert short.without_length < short.accuracy - 0.1, "its whole preference is length"
 
 
+@pytest.mark.slow
 def test_the_scorer_gives_the_rewards_and_takes_length_out(
     fitted: tuple[Path, list], data: ScoredDataset, lm: LanguageModel
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_loss_is_the_paper_s(lab: Lab, tmp_path: Path) -> None:
     torch.testing.assert_close(plain.detach().cpu(), -F.logsigmoid(z), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_remembers_the_margins(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed within a step past a checkpoint; without the memory in it the threshold, and so the adapter, would be another."""
     table = lab.pair_table(lab.pairs(make_dataset(), "good", "extremes"), "good")

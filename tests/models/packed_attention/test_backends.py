@@ -333,6 +333,7 @@ def test_a_backend_that_computes_something_else_is_seen(dtype: torch.dtype) -> N
     assert error(_wrong(lambda out: out.roll(1, dims=1))) > 1
 
 
+@pytest.mark.slow
 def test_auto_leaves_a_backend_that_fails_and_says_so(
     tiny_llama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

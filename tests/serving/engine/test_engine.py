@@ -413,6 +413,7 @@ def test_cancelling(lm: LanguageModel, policies: dict[str, Policy], endless: Job
     assert [answer.tokens for answer in others] == want
 
 
+@pytest.mark.slow
 def test_deadlines(lm: LanguageModel, policies: dict[str, Policy], endless: Job) -> None:
     with Engine(policies, EngineLimits(max_rows=9)) as engine:
         now = time.monotonic()

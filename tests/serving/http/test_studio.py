@@ -121,6 +121,7 @@ def test_votes_end_in_a_preset(two: tuple[str, Service], visit: Open) -> None:
     page.wait_for_selector("#people .told:text-matches('voted')")
 
 
+@pytest.mark.slow
 def test_conflict_meter_of_a_mixture(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -139,6 +140,7 @@ def test_conflict_meter_of_a_mixture(two: tuple[str, Service], visit: Open) -> N
     assert "no single LoRA" in (page.text_content("#take") or "")
 
 
+@pytest.mark.slow
 def test_anchors_say_what_they_serve(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -151,6 +153,7 @@ def test_anchors_say_what_they_serve(two: tuple[str, Service], visit: Open) -> N
     assert "nearest to concise 0.7" in (page.text_content(".answer.a .snap") or "")
 
 
+@pytest.mark.slow
 def test_floors_and_commands(two: tuple[str, Service], run: Path, visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -180,6 +183,7 @@ def test_floors_and_commands(two: tuple[str, Service], run: Path, visit: Open) -
     assert "soup@concise=" in code and f'base_url="{two[0]}/v1"' in code and "..." not in code
 
 
+@pytest.mark.slow
 def test_click_on_the_front_and_its_table(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -320,6 +324,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: BrowserContext, run: Pat
         here.close()
 
 
+@pytest.mark.slow
 def test_bounds_of_the_server_hold_on_the_dial(chrome: BrowserContext, run: Path) -> None:
     with studio(run, floors={"warm": 0.3}) as (address, _):
         here = Visit(chrome, address)

@@ -67,6 +67,7 @@ def test_a_point_says_its_preference_its_means_and_its_chance(two: tuple[str, Se
     assert page.locator("#front-table td:text-is('1.00')").count() == 7
 
 
+@pytest.mark.slow
 def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visit: Open) -> None:
     page = visit(two[0]).page
     whole = span(page)
@@ -95,6 +96,7 @@ def test_zooming_by_buttons_and_by_a_box_and_back(two: tuple[str, Service], visi
     assert span(page) == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_the_keys_go_from_point_to_point_zoom_and_choose(two: tuple[str, Service], visit: Open) -> None:
     page = visit(two[0]).page
     assert page.locator("#chart .pt[tabindex='0']").count() == 1, "Tab reaches one point; the arrows go on"
@@ -121,6 +123,7 @@ def test_the_keys_go_from_point_to_point_zoom_and_choose(two: tuple[str, Service
     assert page.locator("#chart .plot .pt .bar").count() == 0
 
 
+@pytest.mark.slow
 def test_report_and_studio_draw_by_the_same_module(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     report = page_script()
@@ -137,6 +140,7 @@ def test_report_and_studio_draw_by_the_same_module(two: tuple[str, Service], vis
     assert set(MODULES) <= set(sizes) and sum(sizes.values()) < 600_000, "the page is there at once"
 
 
+@pytest.mark.slow
 def test_other_policies_stand_beside_the_chosen_one_until_they_are_put_out(
     two: tuple[str, Service], visit: Open
 ) -> None:
@@ -172,6 +176,7 @@ def test_other_policies_stand_beside_the_chosen_one_until_they_are_put_out(
     page.wait_for_selector("#read-answers")
 
 
+@pytest.mark.slow
 def test_the_front_is_saved_as_picture_and_as_table(two: tuple[str, Service], visit: Open) -> None:
     page = visit(two[0]).page
     rows = list(csv.DictReader(io.StringIO(saved(page, "#save-csv").decode())))
@@ -187,6 +192,7 @@ def test_the_front_is_saved_as_picture_and_as_table(two: tuple[str, Service], vi
     assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20, "something is drawn"
 
 
+@pytest.mark.slow
 def test_the_answers_behind_a_point_are_read_searched_and_said_to_be_missing(
     two: tuple[str, Service], visit: Open
 ) -> None:

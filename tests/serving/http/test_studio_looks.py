@@ -167,6 +167,7 @@ def test_every_size_shows_everything_without_sideways_scrolling(
         assert steer[1] < first[3] and first[1] < steer[3], "controls and both answers stand side by side"
 
 
+@pytest.mark.slow
 def test_three_objectives_fit_every_size_too(three: str, visit: Open) -> None:
     here = visit(three)
     here.ask()
@@ -176,6 +177,7 @@ def test_three_objectives_fit_every_size_too(three: str, visit: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [PHONE, WIDE, LARGE], ids=["phone", "desktop", "large"])
+@pytest.mark.slow
 def test_the_pictures_of_the_docs(
     quickstart: str, visit: Open, screenshots: Path, size: tuple[int, int]
 ) -> None:

@@ -124,6 +124,7 @@ def test_keys_pressed_while_a_vote_is_saved_act_after_it(two: tuple[str, Service
     assert len(store.votes("in a hurry", "soup")) == 1
 
 
+@pytest.mark.slow
 def test_at_one_preference_both_are_seen_and_no_vote_is_possible(
     two: tuple[str, Service], visit: Open
 ) -> None:
@@ -140,6 +141,7 @@ def test_at_one_preference_both_are_seen_and_no_vote_is_possible(
         assert page.get_attribute(f"#vote-{name}", "aria-disabled") == "true"
 
 
+@pytest.mark.slow
 def test_examples_are_shown_until_there_is_a_prompt(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -165,6 +167,7 @@ def test_two_tabs_keep_their_own_prompt(two: tuple[str, Service], visit: Open) -
 @pytest.mark.parametrize(
     ("status", "code"), [(502, "generation_failed"), (503, "unavailable"), (503, "upstream_failed")]
 )
+@pytest.mark.slow
 def test_a_failure_behind_the_server_is_shown_at_once(
     two: tuple[str, Service], visit: Open, status: int, code: str
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_failure_behind_the_server_is_shown_at_once(
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
 
+@pytest.mark.slow
 def test_stopping_takes_the_waiting_note_away(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page
@@ -212,6 +216,7 @@ def test_stopping_takes_the_waiting_note_away(two: tuple[str, Service], visit: O
     here.problems[:] = [p for p in here.problems if "Failed to load resource" not in p]
 
 
+@pytest.mark.slow
 def test_a_refused_script_leaves_a_message(chrome: BrowserContext, two: tuple[str, Service]) -> None:
     page = chrome.new_page()
     page.route("**/studio/learn.js", lambda route: route.fulfill(status=403, body="{}"))
@@ -221,6 +226,7 @@ def test_a_refused_script_leaves_a_message(chrome: BrowserContext, two: tuple[st
     page.close()
 
 
+@pytest.mark.slow
 def test_the_studio_works_below_a_path(chrome: BrowserContext, run: Path) -> None:
     with studio(run, Address(port=0, root_path="/steer")) as (address, _):
         here = Visit(chrome, f"{address}/steer/")
@@ -232,6 +238,7 @@ def test_the_studio_works_below_a_path(chrome: BrowserContext, run: Path) -> Non
         here.close()
 
 
+@pytest.mark.slow
 def test_names_and_unreachable_floors_are_told_in_words(two: tuple[str, Service], visit: Open) -> None:
     here = visit(two[0])
     page = here.page

@@ -209,6 +209,7 @@ def test_a_server_that_stops_in_mid_answer_leaves_what_had_arrived(
     here.problems[:] = [problem for problem in here.problems if "Failed to load" not in problem]
 
 
+@pytest.mark.slow
 def test_the_base_model_answers_as_a_third_and_b_may_have_a_policy_of_its_own(
     place: tuple[str, Service], visit: Open
 ) -> None:

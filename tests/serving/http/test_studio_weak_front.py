@@ -51,6 +51,7 @@ def turned(page: Page) -> None:
     assert weight(page, "a") == 1.0
 
 
+@pytest.mark.slow
 def test_where_one_preference_is_best_on_everything_the_page_says_so_and_the_dial_turns_by_weight(
     weak: str, visit: Callable[..., Visit]
 ) -> None:

@@ -24,6 +24,7 @@ STORM = Path(__file__).parents[2] / "support" / "turn_storm.py"
 HARD = "\0 \U0001f31e é\ud7ff \\ \"%_' \u2028 </script>"
 
 
+@pytest.mark.slow
 def test_a_tree_comes_back_as_it_went_in(store: Store) -> None:
     talks = store.conversations
     made = talks.add("Zoë", system=HARD, owner="key")

@@ -326,6 +326,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, store: Store) -> None:
     assert store.votes() == []
 
 
+@pytest.mark.slow
 def test_a_writer_that_does_not_end_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(database, "PATIENCE", 1.0)
     monkeypatch.setattr(access, "PATIENCE", 1.0)
@@ -491,6 +492,7 @@ def test_a_new_store_is_private(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy store is no stuck one: the wait is for the next commit of anybody, not for a total time."""
     monkeypatch.setattr(database, "PATIENCE", 0.4)

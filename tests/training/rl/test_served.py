@@ -117,6 +117,7 @@ def test_without_a_lag_the_gradient_is_that_of_the_same_responses_sampled_here(
     assert same(served, local, 1e-3 if tells == "all" else 1e-6)
 
 
+@pytest.mark.slow
 def test_the_server_draws_from_the_parameters_of_the_step(
     lm: LanguageModel, live: Live, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_server_draws_from_the_parameters_of_the_step(
 
 
 @pytest.mark.parametrize("tells", ["all", "ids"])
+@pytest.mark.slow
 def test_responses_of_older_parameters_count_by_their_importance(
     lm: LanguageModel, live: Live, tmp_path: Path, tells: str
 ) -> None:
@@ -238,6 +240,7 @@ def history(lab: Lab) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.slow
 def test_anchors_are_trained_on_what_a_server_draws(
     lm: LanguageModel, live: Live, tmp_path: Path, epochs: int
 ) -> None:
@@ -307,6 +310,7 @@ def test_the_server_is_part_of_what_a_run_is(lm: LanguageModel, live: Live) -> N
 # Servers that are another
 
 
+@pytest.mark.slow
 def test_a_server_of_another_model_is_said_once(lm: LanguageModel, live: Live, tmp_path: Path) -> None:
     live.be(shift=-0.5)
     said: list[str] = []
