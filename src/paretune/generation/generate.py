@@ -107,12 +107,19 @@ def respond(
             part = order[start : start + sampling.batch_size]
             batch = Batch(lm, steering, part)
             batch.read()
+            # A batch is done by its share of steps: the answers end late and together, so their number would tell no time.
+            steps = counted = 0
             while batch.rows:
-                if ended := [row for row in batch.rows if row.finished(lm.stops)]:
-                    batch.leave(ended)
-                    advance(len(ended))
+                batch.leave([row for row in batch.rows if row.finished(lm.stops)])
                 if batch.rows:
                     batch.step()
+                    steps += 1
+                    due = len(part) * steps // sampling.max_new_tokens
+                    if due > counted:
+                        advance(due - counted)
+                        counted = due
+            if counted < len(part):
+                advance(len(part) - counted)
     return [
         Response(
             lm.decode(row.tokens),
