@@ -10,6 +10,7 @@ writes nothing and fails where a page is not what its figures give.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -274,12 +275,17 @@ def keep(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "figures.json", compact(FrontRecord.read(run / "front.json")))
     if (config := run / "config.yaml").exists():  # what `paretune judge` wrote has none
-        write_bytes(folder / "config.yaml", config.read_bytes())
+        write_text(folder / "config.yaml", placeless(config.read_text()))
     record = FrontRecord.read(run / "front.json")
     if any(len(seeds) > 1 for seeds in _methods(record).values()):
         draw(record, folder / "front.png")
     else:
         write_bytes(folder / "front.png", (run / "front.png").read_bytes())
+
+
+def placeless(config: str) -> str:
+    """Return the text of a run's settings without its folder, which is a place on the machine of the run."""
+    return re.sub(r"^folder: .*$", "folder: ''", config, flags=re.MULTILINE)
 
 
 def draw(record: FrontRecord, file: Path) -> None:

@@ -44,6 +44,15 @@ def test_a_kept_record_has_no_answers_and_the_same_verdicts() -> None:
     assert not any(point.responses for policy in again.policies for point in policy.points)
 
 
+def test_kept_settings_name_no_place_of_the_machine_of_their_run() -> None:
+    assert (
+        results.placeless("name: a\nfolder: /home/somebody/runs/a\nmodel: b\n")
+        == "name: a\nfolder: ''\nmodel: b\n"
+    )
+    kept = list((ROOT / "docs/results").glob("*/config.yaml"))
+    assert kept and all("\nfolder: ''\n" in file.read_text() for file in kept)
+
+
 def test_a_page_without_the_marks_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/figures.json").write_bytes(PAGES[0].read_bytes())

@@ -37,7 +37,7 @@ from paretune.training import loop
 from paretune.training.demonstrations import Demonstration
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
-from support.together import HANGS, LAUNCHER, together
+from support.together import LAUNCHER, together
 from support.world import make_dataset
 
 TRAINING = Training(
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(lm: LanguageModel, tm
     began = time.time()
     with failing(15, kill), pytest.raises(ChildFailedError):
         together(_dpo, lm, tmp_path / "two", TRAINING, logs=tmp_path / "logs")
-    assert time.time() - began < HANGS
+    assert time.time() - began < 60
     assert len(list((tmp_path / "two/checkpoints").glob("*.safetensors"))) == 1
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     whole = tmp_path / "whole/adapters/dpo-good"
@@ -303,7 +303,7 @@ def check_failure(
     with failing(2, fail or (lambda: None)), pytest.raises(ChildFailedError) as raised:
         together(_command, "run", config, f"folder={tmp_path / 'run'}", *overrides, logs=tmp_path / "logs")
     told = [file.read_text() for file in sorted((tmp_path / "logs").rglob("stderr.log"))]
-    assert time.time() - began < HANGS, "\n".join(told)
+    assert time.time() - began < 60, "\n".join(told)
     codes = {failure.exitcode for failure in raised.value.failures.values()}
     assert codes & {2, -signal.SIGKILL} and codes <= {2, -signal.SIGKILL, -signal.SIGTERM}, "\n".join(told)
     assert len(told) == 2
