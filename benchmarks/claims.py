@@ -199,6 +199,35 @@ CLAIMS = (
         paired=True,
     ),
     Claim(
+        "soft-modpo-dpo-lw",
+        "MODPO is above DPO loss weighting, both with labels that are probabilities",
+        "arXiv 2310.03708",
+        "proof-soft",
+        "above",
+        ("modpo",),
+        "dpo-lw",
+    ),
+    Claim(
+        "soft-mixture",
+        "With labels that are probabilities, some method is above the mixture of its own corners",
+        "Rewarded Soups, MODPO",
+        "proof-soft",
+        "some above",
+        ANCHORED,
+        MIXTURE,
+        paired=True,
+    ),
+    Claim(
+        "own-sipo-start",
+        "SIPO is above where it starts, on answers of the model itself and with more tries",
+        "arXiv 2502.14354",
+        "proof-sipo",
+        "above",
+        ("sipo",),
+        "start",
+        paired=True,
+    ),
+    Claim(
         "hh-steering",
         "On people's preferences, every trained method is above the base model, by an independent judge",
         "all",
@@ -431,6 +460,9 @@ def row(claim: Claim, result: Found, measured: Measured) -> dict[str, Any]:
         "tokens": {
             name: measured.tokens(name) for name in (*claim.first, claim.second) if name in measured.methods
         },
+        "collapsed": {
+            name: measured.collapse(name) for name in (*claim.first, claim.second) if measured.policies(name)
+        },
         "config": f"configs/{claim.config}.yaml",
         "command": f"paretune sweep configs/{claim.config}.yaml; python -m benchmarks.claims {claim.config}=runs/{claim.config}",
     }
@@ -469,6 +501,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "could have been seen",
         "seeds, prompts",
         "training tokens",
+        "collapsed, at most",
     ]
     lines = []
     for each in rows:
@@ -483,6 +516,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
                 number(each["detectable"], 2),
                 f"{each['seeds']}, {each['prompts']}",
                 _spent(each["tokens"]),
+                percent(max(each["collapsed"].values())),
             ]
         )
     return "\n".join(table(head, lines))

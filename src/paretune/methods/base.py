@@ -29,6 +29,7 @@ from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.losses import REVERSE_KL, Penalty
 from paretune.training.preference_pairs import PairLoss
+from paretune.training.token_tables import PairTable
 
 Config = TypeVar("Config")
 
@@ -45,12 +46,16 @@ class DPOConfig:
             writes what is neither; 0 is DPO.
         anchor: Weight of mDPO's anchor term, ``-log sigmoid(beta log(pi / pi_ref))`` of the chosen response (Wang et al. 2024,
             arXiv 2406.11839), which keeps chosen likelier than under the reference; 1 as in mDPO, 0 is DPO.
+        soft: Log-odds that a label is right where the scores of its two responses differ by one deviation among the responses to a
+            prompt; 0: labels are certain, as in DPO (:mod:`paretune.training.soft_labels`). Where a response has no score
+            people's comparisons decide.
     """
 
     beta: Positive = 0.1
     pairs: Choose = "extremes"
     nll: NotNegative = later(0.0)
     anchor: NotNegative = later(0.0)
+    soft: NotNegative = later(0.0)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -58,7 +63,7 @@ class DPOConfig:
     @property
     def single(self) -> DPOConfig:
         """The settings of the single-objective models, which are these without what a method adds to them."""
-        return DPOConfig(self.beta, self.pairs, self.nll, self.anchor)
+        return DPOConfig(self.beta, self.pairs, self.nll, self.anchor, self.soft)
 
     @property
     def loss(self) -> PairLoss:
@@ -104,9 +109,14 @@ class Inputs:
         """Return the single-objective model of one objective, see :meth:`corners`."""
         try:
             parts = self.train, self.validation
-            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, dpo.nll, dpo.anchor)
+            terms = dpo.nll, dpo.anchor, dpo.soft
+            return self.lab.dpo(objective, *parts, dpo.beta, dpo.pairs, penalty, *terms)
         except TrainingError as error:
             raise TrainingError(f"the model for {objective!r} alone: {error}") from error
+
+    def tables(self, objective: str, dpo: DPOConfig) -> tuple[PairTable, PairTable]:
+        """Return the pairs of one objective that are trained on and those held out, as the settings choose and label them."""
+        return self.lab.tables(objective, self.train, self.validation, dpo.pairs, dpo.soft)
 
     def scorers_of(self, objectives: Sequence[str], need: str, cure: str = "") -> list[Scorer]:
         """Return the scorer of each objective, in their order.

@@ -19,10 +19,12 @@ With ``gradients`` other than linear a step does not go along sum_j w_j g_j, the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from paretune.core.bounds import NotNegative, Positive, check_bounds
 from paretune.core.errors import TrainingError
@@ -37,6 +39,7 @@ from paretune.policies.policy import Policy
 from paretune.training.gradients import Correction, GradientRule, Rule, backward_passes
 from paretune.training.loop import Training
 from paretune.training.preference_pairs import PairLoss
+from paretune.training.soft_labels import deviation_within, log_odds
 from paretune.training.token_tables import PairTable
 from paretune.training.votes import Votes, fit_votes
 
@@ -49,6 +52,7 @@ class DPOLWConfig:
         beta: Strength of the KL penalty.
         nll: Weight of imitating what an objective prefers, per mean nat of a token, as in ``dpo-soup``; 0 is the baseline.
         anchor: Weight of mDPO's anchor term of what an objective prefers, as in ``dpo-soup``; 0 is the baseline.
+        soft: Log-odds of a label whose scores differ by one deviation, as in ``dpo-soup``; 0 is the baseline.
         between: What answers at a preference without an adapter: the ``nearest`` one, or a ``soup`` of those around it, which is
             marked as interpolated.
         gradients: Way from the gradients of the objectives to one step, see :func:`paretune.training.gradients.coefficients`; any
@@ -60,6 +64,7 @@ class DPOLWConfig:
     beta: Positive = 0.1
     nll: NotNegative = later(0.0)
     anchor: NotNegative = later(0.0)
+    soft: NotNegative = later(0.0)
     between: BetweenAnchors = later("nearest")
     gradients: Rule = later("linear")
     correction: Correction = later(0.4)
@@ -96,15 +101,20 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
                 "add scores or labels for it, or leave it out of the objectives"
             )
 
+    deviations = [deviation_within(inputs.train, name) for name in inputs.objectives]
+
+    def cast(part: PairTable, w: Preference) -> PairTable:
+        return vote(part, w, soft_shares(part, deviations, config.soft) if config.soft else None)
+
     def fit(preference: Preference) -> Adapter:
         name, w = f"dpo-lw-{preference}", preference.over(inputs.objectives)
         tables, info = (
-            (vote(table, w), vote(held_out, w)),
+            (cast(table, w), cast(held_out, w)),
             {"method": "dpo-lw", "preference": preference.as_dict()},
         )
         if not config.rule.apart or max(w.weights) == 1:
             return lab.fit_pairs(name, *tables, config.loss, info)
-        alone = [vote(table, Preference.one_hot(name, inputs.objectives)) for name in inputs.objectives]
+        alone = [cast(table, Preference.one_hot(name, inputs.objectives)) for name in inputs.objectives]
         votes = Votes(tables[0], tuple(alone), w)
         return fit_votes(lab, name, votes, tables[1], config.loss, config.rule, info)
 
@@ -112,21 +122,30 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
     return Policy.anchors("dpo-lw", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
 
 
-def vote(table: PairTable, preference: Preference) -> PairTable:
+def soft_shares(table: PairTable, deviations: Sequence[float], soft: float) -> np.ndarray:
+    """Return the probability ``[N, M]`` that each objective prefers the chosen response; 0 where it has no label."""
+    odds = [log_odds(table, m, deviation, soft).numpy() for m, deviation in enumerate(deviations)]
+    return np.nan_to_num(expit(np.stack(odds, axis=1)))
+
+
+def vote(table: PairTable, preference: Preference, shares: np.ndarray | None = None) -> PairTable:
     """Stamp each pair with the weight of "chosen is better" and that of "rejected is better".
 
     Objective j weighs ``w_j N / n_j`` on each of the n_j of N pairs that it labels, so the mean over all pairs is
     sum_j w_j L(D_j) with L(D_j) the mean over j's own pairs. A tie counts among its objective's pairs and adds nothing. A weight of
     the data is a factor of both; a margin of the data is that of the preferred response, and 0 where objectives disagree on it.
+
+    ``shares`` are the probabilities ``[N, M]`` that objectives prefer chosen; None takes their labels as certain.
     """
     labels = np.array([pair.labels for pair in table.pairs])
     labelled = ~np.isnan(labels)
     weights = preference.array() * (len(labels) / np.maximum(labelled.sum(0), 1))
     signs = np.sign(np.nan_to_num(labels))
     one_way = torch.from_numpy(np.where((signs < 0).any(1), np.where((signs > 0).any(1), 0, -1), 1))
+    chosen, rejected = (signs > 0, signs < 0) if shares is None else (shares, labelled * (1 - shares))
     return table.stamp(
-        weight=torch.from_numpy((weights * (signs > 0)).sum(1)) * table.weight,
-        reversed_weight=torch.from_numpy((weights * (signs < 0)).sum(1)) * table.weight,
+        weight=torch.from_numpy((weights * chosen).sum(1)) * table.weight,
+        reversed_weight=torch.from_numpy((weights * rejected).sum(1)) * table.weight,
         margin=table.margin * one_way + 0.0,  # -0.0 is other bytes than 0.0, and so another key of the stage
     )
 

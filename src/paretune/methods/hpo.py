@@ -89,17 +89,11 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
             f"hpo: {cut} of {weights[0].size} weights of responses would be above most={config.most:g} and were cut to it"
         )
 
-    def tables() -> list[PairTable]:
-        train_pairs, held_out = (
-            lab.pairs(part, k, config.pairs) for part in (inputs.train, inputs.validation)
-        )
-        return [lab.train_table(train_pairs, k), lab.pair_table(held_out, k)]
-
     def fit(preference: Preference) -> Adapter:
         w = preference.over(inputs.objectives)
         if w[k] == 1:
             return inputs.corners(config.single)[inputs.objectives.index(k)]
-        pairs = [table.stamp(weight=table.weight * w[k]) for table in tables()] if w[k] else [None, None]
+        pairs = [weighed(table, w[k]) for table in inputs.tables(k, config)] if w[k] else [None, None]
         share = torch.tensor([w[name] for name in others], dtype=torch.float64)
         data, held_out = (
             HybridData(table, WeightedResponses.of(lab, demonstrations(part), config.gamma * (u @ share)))
@@ -111,6 +105,11 @@ def train(inputs: Inputs, config: HPOConfig) -> Policy:
 
     adapters = [fit(preference) for preference in inputs.preferences]
     return Policy.anchors("hpo", lab.lm, inputs.objectives, adapters, inputs.preferences, config.between)
+
+
+def weighed(table: PairTable, weight: float) -> PairTable:
+    """Return the pairs with a factor on the loss of each."""
+    return table.stamp(weight=table.weight * weight, reversed_weight=table.reversed_weight * weight)
 
 
 def scored(inputs: Inputs, part: ScoredDataset, others: Sequence[str]) -> ScoredDataset:

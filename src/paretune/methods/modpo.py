@@ -41,6 +41,7 @@ from paretune.scoring.standardise import Standardisation
 from paretune.training.lab import Lab
 from paretune.training.loop import Training
 from paretune.training.losses import Link
+from paretune.training.soft_labels import imitating, label_odds
 from paretune.training.token_tables import PairTable
 
 
@@ -106,9 +107,7 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
 
     @cache
     def tables(objective: str) -> tuple[PairTable, PairTable]:
-        parts = (lab.pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation))
-        train_pairs, held_out = parts
-        return lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
+        return inputs.tables(objective, config)
 
     @cache
     def dpo(objective: str, beta: float) -> Adapter:
@@ -133,6 +132,10 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
             margin = sum(
                 (w * (gap(table, j) / spread[j]) for j, w in others.items()), torch.zeros(len(table))
             )
+            if (
+                config.soft
+            ):  # the labels are those of k; what is imitated is what all objectives together prefer
+                table = imitating(table, preference[k] * label_odds(table) + margin)
             return stamp(table, margin, preference[k], config.scale_loss)
 
         info = {
@@ -186,8 +189,9 @@ def with_scale(
     lab = inputs.lab
     data = lab.team.once(lambda: score_dataset(inputs.train, list(scorers.values()), lab.score_cache))
     needed = [name for name in inputs.objectives if name in margins or not unscored([data], name)]
-    scale = Standardisation.of(data.select(needed), within_prompts(inputs.scorers))
-    return replace(config, margin_scale=dict(zip(scale.objectives, (1 / scale.std).tolist(), strict=True)))
+    scale = Standardisation.of(data.select(needed), needed if config.soft else within_prompts(inputs.scorers))
+    worth = (config.soft or 1.0) / scale.std
+    return replace(config, margin_scale=dict(zip(scale.objectives, worth.tolist(), strict=True)))
 
 
 def chosen_objective(preference: Preference, config: MODPOConfig) -> str:
@@ -250,10 +254,12 @@ def stamp(table: PairTable, margin: Tensor, weight: float, scale_loss: bool) -> 
 
     A margin of the data is one of the objective that is trained on, in the units of its reward; a weight of the data is a factor.
     """
+    factor = weight if scale_loss else 1.0
     return table.stamp(
         margin=margin + weight * table.margin,
         scale=1.0 / weight,
-        weight=table.weight * weight if scale_loss else table.weight,
+        weight=table.weight * factor,
+        reversed_weight=table.reversed_weight * factor,
     )
 
 

@@ -95,10 +95,7 @@ def train(inputs: Inputs, config: MRPOConfig) -> Policy:
 
     def fit(objective: str) -> Adapter:
         others = named or [Reference(name, model) for name, model in corners.items() if name != objective]
-        train_pairs, held_out = (
-            lab.pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation)
-        )
-        tables = lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
+        tables = inputs.tables(objective, config)
         info = {
             "method": "mrpo",
             "objective": objective,

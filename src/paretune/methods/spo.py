@@ -92,12 +92,6 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
     first = dict(zip(inputs.objectives, inputs.corners(config.single), strict=True))
     done: dict[str, Adapter] = {}
 
-    def tables(objective: str) -> tuple[PairTable, PairTable]:
-        train_pairs, held_out = (
-            lab.pairs(part, objective, config.pairs) for part in (inputs.train, inputs.validation)
-        )
-        return lab.train_table(train_pairs, objective), lab.pair_table(held_out, objective)
-
     def fit(so_far: Sequence[Round]) -> Adapter:
         *before, last = so_far
         if not before:
@@ -106,7 +100,7 @@ def train(inputs: Inputs, config: SPOConfig) -> Policy:
             models = [fit(so_far[:n]) for n in range(1, len(so_far))]
             table, held_out = (
                 next_round(part, [lab.logps(part, model) for model in models], so_far, config.beta)
-                for part in tables(last.objective)
+                for part in inputs.tables(last.objective, config)
             )
             info = {
                 "method": "spo",

@@ -199,7 +199,7 @@ class HybridTask:
         }
         both, reference = logps[:count].view(-1, 2), table.reference[index].to(logps.device)
         pairs = pair_loss(log_ratio_gap(both, reference), self.loss.beta, link=self.loss.link, **columns)
-        votes = torch.stack([columns["weight"], columns["reversed_weight"]], dim=1)
+        votes = table.votes[index].to(logps.device)
         pairs = pairs + self.loss.beside(both, reference, batch.lengths[:count].view(-1, 2), votes)
         return pairs, imitated, batch.input_ids.numel()
 

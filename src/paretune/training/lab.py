@@ -35,6 +35,7 @@ from paretune.training.rl.goal import Reward
 from paretune.training.rl.rollouts import rollout_folder
 from paretune.training.rl.task import fit_on_policy
 from paretune.training.short_pairs import chosen_pairs, what_gave_way
+from paretune.training.soft_labels import deviation_within, log_odds, soften
 from paretune.training.stages import CAUSES, StageRecord, Stages
 from paretune.training.token_tables import (
     Limit,
@@ -163,6 +164,28 @@ class Lab:
         groups = table.distinct
         return table.in_pairs(groups, self.response_logps(groups, adapter))
 
+    def tables(
+        self,
+        objective: str,
+        train: ScoredDataset,
+        validation: ScoredDataset,
+        choose: Choose,
+        soft: float = 0.0,
+    ) -> tuple[PairTable, PairTable]:
+        """Return the pairs of one objective that are trained on, and those held out.
+
+        With ``soft`` their labels are probabilities (:mod:`paretune.training.soft_labels`), in deviations of the training data.
+        """
+        both = (
+            self.train_table(self.pairs(train, objective, choose), objective),
+            self.pair_table(self.pairs(validation, objective, choose), objective),
+        )
+        if not soft:
+            return both
+        place, deviation = train.objectives.index(objective), deviation_within(train, objective)
+        first, held_out = (soften(table, log_odds(table, place, deviation, soft)) for table in both)
+        return first, held_out
+
     def implicit_gap(self, table: PairTable, adapter: Adapter, beta: float) -> Tensor:
         """Return r(chosen) - r(rejected) ``[N]`` under the adapter's implicit reward beta (log pi - log pi_ref), both cached."""
         ratios = self.logps(table, adapter) - table.reference
@@ -243,6 +266,7 @@ class Lab:
         penalty: Penalty = REVERSE_KL,
         nll: float = 0.0,
         anchor: float = 0.0,
+        soft: float = 0.0,
     ) -> Adapter:
         """Return the DPO adapter of one objective: the member of soups and of MOD, and the start of SIPO, trained once.
 
@@ -254,9 +278,9 @@ class Lab:
             penalty: Divergence from the base model that ``beta`` weighs; another one than DPO's is f-DPO's.
             nll: Weight of imitating chosen, per mean nat of a token.
             anchor: Weight of mDPO's anchor term.
+            soft: Log-odds of a label whose scores differ by one deviation; 0: labels are certain.
         """
-        table = self.train_table(self.pairs(train, objective, choose), objective)
-        held_out = self.pair_table(self.pairs(validation, objective, choose), objective)
+        table, held_out = self.tables(objective, train, validation, choose, soft)
         info = {"method": "dpo", "objective": objective}
         name = f"dpo-{objective}" + ("" if penalty == REVERSE_KL else f"-{penalty.divergence}")
         return self.fit_pairs(name, table, held_out, PairLoss(beta, "sigmoid", nll, penalty, anchor), info)

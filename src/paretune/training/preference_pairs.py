@@ -180,7 +180,7 @@ class PairTask:
             _column(getattr(table, name), rows, logps)
             for name in ("reference", "margin", "scale", "weight", "reversed_weight")
         )
-        votes = torch.stack([weight, reversed_weight], dim=1)
+        votes = _column(table.votes, rows, logps)
         if doubt is not None:
             weight, reversed_weight = weight * (1 - doubt), reversed_weight + weight * doubt
         loss = pair_loss(

@@ -45,6 +45,7 @@ class PairTable:
         pairs: The pairs themselves, for messages and for methods that stamp labels or score gaps.
         reference: fp32 ``[N, 2]``, log-probabilities of chosen and rejected under the reference model, in nats.
         margin, scale, weight, reversed_weight: fp32 ``[N]``, see :func:`paretune.training.losses.pair_loss`.
+        preferred: fp32 ``[N]``, share in which the terms beside the loss take chosen as preferred; None: as the weights say.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -56,6 +57,7 @@ class PairTable:
     scale: Tensor
     weight: Tensor
     reversed_weight: Tensor
+    preferred: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -63,17 +65,33 @@ class PairTable:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all that training reads."""
-        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
         labels = [pair.labels for pair in self.pairs]
-        values = (column.numpy().tobytes() for column in columns)
-        return fingerprint(self.prompts, self.chosen, self.rejected, labels, *values)
+        return fingerprint(self.prompts, self.chosen, self.rejected, labels, *self._columns)
 
     @property
     def content(self) -> str:
         """Fingerprint of what a loss of stamped pairs reads: the labels are stamped, so what objectives say beside is left out."""
-        columns = (self.reference, self.margin, self.scale, self.weight, self.reversed_weight)
-        values = (column.numpy().tobytes() for column in columns)
-        return fingerprint(self.prompts, self.chosen, self.rejected, *values)
+        return fingerprint(self.prompts, self.chosen, self.rejected, *self._columns)
+
+    @property
+    def _columns(self) -> list[bytes]:
+        columns = (
+            self.reference,
+            self.margin,
+            self.scale,
+            self.weight,
+            self.reversed_weight,
+            self.preferred,
+        )
+        return [column.numpy().tobytes() for column in columns if column is not None]
+
+    @property
+    def votes(self) -> Tensor:
+        """Weights fp32 ``[N, 2]`` with which the terms beside the loss take chosen, and rejected, as preferred."""
+        both = torch.stack([self.weight, self.reversed_weight], dim=1)
+        if self.preferred is None:
+            return both
+        return both.sum(1, keepdim=True) * torch.stack([self.preferred, 1 - self.preferred], dim=1)
 
     def groups(self, rows: Sequence[int]) -> list[TokenGroup]:
         """Return the token groups of ``rows``: one prompt shared by chosen and rejected."""
