@@ -19,12 +19,15 @@ from paretune.core.sampling import Sampling
 from paretune.data.dataset import ScoredDataset
 from paretune.data.pairs import pairs
 from paretune.data.shipped import SHIPPED, shipped_file
+from paretune.generation import generate as generate_module
 from paretune.generation import resumable, sample
+from paretune.generation.batch import Slot
 from paretune.generation.draw import draw
-from paretune.generation.generate import generate
+from paretune.generation.generate import SHARE, generate, together
+from paretune.generation.mixing import Mixture
 from paretune.generation.sample import sample_dataset
 from paretune.models.embedded import EMBEDDED, embedded_gguf
-from paretune.models.kv_cache import ROOM, growing_cache
+from paretune.models.kv_cache import ROOM, growing_cache, position_bytes
 from paretune.models.language_model import LanguageModel, load
 from paretune.runs.parse import load_config, parse_config
 from paretune.runs.prepare import prepare_data
@@ -70,6 +73,26 @@ def test_a_batch_is_counted_by_its_share_of_steps(lm: LanguageModel) -> None:
     steps = max(len(answer.tokens) for answer in found) - 1  # the first token comes with the prompt
     due = [24 * step // 40 for step in range(steps + 1)] + [24]
     assert counts == [count for count in np.diff(due).tolist() if count] and len(counts) > 5
+
+
+def test_as_many_rows_decode_together_as_the_memory_holds_keys_of(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Room for 40 positions: rows of 10, 11 and 11 take 33, as the longest decides; a fourth of 11 would take 44; one has 56 alone."""
+    bytes_each = float(position_bytes(lm.model.config, lm.model.dtype))
+    prompts = [[5] * 4, [6] * 5, [7] * 5, [8] * 5, [9] * 50]
+    whole = generate(lm, prompts, replace(SAMPLING, batch_size=8), range(5))
+    rows = [Slot(prompt, SAMPLING, seed) for seed, prompt in enumerate(prompts)]
+    monkeypatch.setattr(generate_module, "memory_of", lambda device: 40 * bytes_each / SHARE)
+    assert list(map(len, together(lm, rows, 8))) == [3, 1, 1]
+    assert list(map(len, together(lm, rows, 2))) == [2, 2, 1], "never more than was asked for"
+    assert together(lm, [], 8) == []
+    with caplog.at_level("INFO"):
+        parted = generate(lm, prompts, replace(SAMPLING, batch_size=8), range(5))
+    assert [each.tokens for each in parted] == [each.tokens for each in whole]
+    assert "of 5 answers at once would take more than 25 % of the memory here; at most 3 are" in caplog.text
+    mixed = [Slot(prompt, SAMPLING, 0, mixture=Mixture(torch.ones(1, 2))) for prompt in prompts]
+    assert list(map(len, together(lm, mixed, 8))) == [1, 1, 1, 1, 1], "copies of a row count"
 
 
 def test_a_damaged_part_is_named(lm: LanguageModel, tmp_path: Path) -> None:

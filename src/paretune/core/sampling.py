@@ -18,7 +18,7 @@ class Sampling:
         max_new_tokens: Length limit; a response that reaches it without an end of turn is cut (``truncated``).
         temperature: 0 is greedy.
         top_p: Probability that the smallest set of tokens kept must reach; 1 keeps all.
-        batch_size: Number of rows decoded together.
+        batch_size: Largest number of rows decoded together; fewer where their keys and values would take too much memory.
     """
 
     max_new_tokens: Count = 128

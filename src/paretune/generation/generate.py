@@ -26,6 +26,9 @@ from paretune.models.steering import Steering
 
 logger = logging.getLogger(__name__)
 
+SHARE = 0.25
+"""Share of a device's memory that keys and values of the rows that decode together may take; reading prompts takes about as much."""
+
 
 @dataclass(frozen=True)
 class Response:
@@ -103,8 +106,7 @@ def respond(
     _end_within_context(lm, rows, sampling)
     order = sorted(rows, key=lambda row: row.longest)
     with exclusive(lm.model), _caching(lm.model), progress(description, len(rows)) as advance:
-        for start in range(0, len(order), sampling.batch_size):
-            part = order[start : start + sampling.batch_size]
+        for part in together(lm, order, sampling.batch_size):
             batch = Batch(lm, steering, part)
             batch.read()
             # A batch is done by its share of steps: the answers end late and together, so their number would tell no time.
@@ -130,6 +132,37 @@ def respond(
         )
         for row in rows
     ]
+
+
+def together(lm: LanguageModel, rows: Sequence[Slot], most: int) -> list[list[Slot]]:
+    """Return the rows in the parts that decode together: at most ``most``, and whose keys and values :data:`SHARE` of memory holds.
+
+    How many decode together changes no answer, so that one of a config that was written on a larger machine is the same here.
+
+    Args:
+        lm: The model.
+        rows: Rows, the shortest prompt first.
+        most: Largest number of rows in a part, at least 1; a row too large for the memory is a part of its own.
+    """
+    room = SHARE * memory_of(lm.device) / float(position_bytes(lm.model.config, lm.model.dtype))
+    parts: list[list[Slot]] = []
+    copies = 0
+    for row in rows:
+        copies += len(row.kinds)
+        positions = row.longest + row.sampling.max_new_tokens
+        if not parts or len(parts[-1]) == most or copies * positions > room:
+            parts.append([])
+            copies = len(row.kinds)
+        parts[-1].append(row)
+    largest = max(map(len, parts), default=0)
+    if largest < min(most, len(rows)):
+        logger.info(
+            "keys and values of %d answers at once would take more than %d %% of the memory here; at most %d are sampled together",
+            min(most, len(rows)),
+            round(100 * SHARE),
+            largest,
+        )
+    return parts
 
 
 @contextmanager
