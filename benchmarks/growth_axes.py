@@ -230,7 +230,7 @@ AXES = {
     for axis in (
         Axis(
             "rows of data",
-            (1000, 3162, 10_000, 31_623),
+            (1000, 10_000, 100_000, 1_000_000),
             (20, 40),
             {name: _long_data(name) for name in ("inspect", "convert", "pairs")},
             "a Parquet file with two responses a row: read and checked, written as JSON lines, made into pairs",

@@ -78,7 +78,7 @@ def test_a_batch_is_counted_by_its_share_of_steps(lm: LanguageModel) -> None:
 def test_as_many_rows_decode_together_as_the_memory_holds_keys_of(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Room for 40 positions: rows of 10, 11 and 11 take 33, as the longest decides; a fourth of 11 would take 44; one has 56 alone."""
+    """Room for 40 positions: rows of 10, 11 and 11 take 33, as the longest decides; a fourth would take 44; one has 56 alone."""
     bytes_each = float(position_bytes(lm.model.config, lm.model.dtype))
     prompts = [[5] * 4, [6] * 5, [7] * 5, [8] * 5, [9] * 50]
     whole = generate(lm, prompts, replace(SAMPLING, batch_size=8), range(5))

@@ -27,7 +27,7 @@ from paretune.models.steering import Steering
 logger = logging.getLogger(__name__)
 
 SHARE = 0.25
-"""Share of a device's memory that keys and values of the rows that decode together may take; reading prompts takes about as much."""
+"""Share of a device's memory that keys and values of the rows that decode together may take; reading prompts takes as much."""
 
 
 @dataclass(frozen=True)
