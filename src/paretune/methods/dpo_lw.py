@@ -101,7 +101,7 @@ def train(inputs: Inputs, config: DPOLWConfig) -> Policy:
                 "add scores or labels for it, or leave it out of the objectives"
             )
 
-    deviations = [deviation_within(inputs.train, name) for name in inputs.objectives]
+    deviations = [deviation_within(inputs.train, name) for name in inputs.objectives] if config.soft else []
 
     def cast(part: PairTable, w: Preference) -> PairTable:
         return vote(part, w, soft_shares(part, deviations, config.soft) if config.soft else None)
