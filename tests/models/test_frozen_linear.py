@@ -73,6 +73,33 @@ def test_the_prepacked_weight_is_used_and_made_once_for_each_direction() -> None
     assert set(frozen._packed) == {forward, backward} and frozen._packed[forward][1] is first
 
 
+@pytest.mark.parametrize("gains", [True, False])
+def test_many_rows_keep_copies_only_where_they_gain(monkeypatch: pytest.MonkeyPatch, gains: bool) -> None:
+    """With AVX2 alone training forms its products from the weight as it is; few rows (decoding) have a copy everywhere."""
+    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: gains)
+    plain = linear()
+    frozen, x = FrozenLinear(plain), torch.randn(frozen_linear.MANY_ROWS, 48, requires_grad=True)
+    out = frozen(x)
+    out.sum().backward()
+    assert len(frozen._packed) == 2 * gains
+    close(out.detach(), plain(x).detach(), torch.float32)
+    close(x.grad, torch.ones_like(out) @ plain.weight, torch.float32)
+    frozen(torch.randn(frozen_linear.MANY_ROWS - 1, 48))
+    assert len(frozen._packed) == 1 + gains
+
+
+@pytest.mark.parametrize(
+    ("capability", "gains"), [("AVX512", True), ("AMX", True), ("AVX2", False), ("DEFAULT", False)]
+)
+def test_the_kind_of_processor_decides_about_copies(
+    monkeypatch: pytest.MonkeyPatch, capability: str, gains: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    frozen_linear.layout_gains.cache_clear()
+    assert frozen_linear.layout_gains() == gains
+    frozen_linear.layout_gains.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("rows", "prepack", "wide"),
     [(8, True, False), (20, True, True), (300, True, True), (20, False, False), (300, False, True)],

@@ -26,7 +26,7 @@ PREPACKED = (torch.float32, torch.bfloat16)
 WIDE_ROWS = 16
 """Rows from which a bfloat16 product is formed in float32 where the processor is faster at that; fewer wait for memory."""
 MANY_ROWS = 256
-"""Rows from which the weight is brought to float32 for each product: that takes a fiftieth of it, and no copy is kept."""
+"""Rows from which a product takes so long that what it saves to have the weight in another form may be little."""
 FASTER = 1.3
 """How many times as long a bfloat16 product has to take as one in float32."""
 
@@ -35,6 +35,16 @@ FASTER = 1.3
 def prepacked_formats() -> tuple[torch.dtype, ...]:
     """Return those of :data:`PREPACKED` that oneDNN multiplies on this processor; without AVX-512 it refuses bfloat16."""
     return PREPACKED if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+
+
+@cache
+def layout_gains() -> bool:
+    """Return whether products of many rows are worth a copy of the weight in oneDNN's own layout.
+
+    With AVX-512 they are a fifth faster, with AVX2 a twentieth. The kind of processor decides, and no measurement, so that a run
+    that goes on computes as it began.
+    """
+    return torch.backends.cpu.get_cpu_capability() not in ("NO AVX", "DEFAULT", "AVX2")
 
 
 @cache
@@ -95,12 +105,13 @@ class FrozenLinear(FrozenLayer):
     """A linear layer with the weight and bias of another (the same tensors), which are not trained.
 
     The prepacked copies are made when they are first needed: of the weight in a forward pass, of its transpose in a backward
-    pass. Each takes the weight's memory once more. On another device than the CPU, or with ``prepack`` False, products are the
-    plain ones.
+    pass. Each takes the weight's memory once more. Where they gain little (:func:`layout_gains`), products of :data:`MANY_ROWS` do
+    without, so that training keeps none. On another device than the CPU, or with ``prepack`` False, products are the plain ones.
 
     Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
-    numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, for fewer by a prepacked copy, which takes the
-    weight's memory twice. Where it has no instructions for bfloat16, that copy serves the products of few rows too.
+    numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, as bringing the weight to float32 takes a
+    fiftieth of the product; for fewer by a prepacked copy, which takes the weight's memory twice. Where it has no instructions for
+    bfloat16, that copy serves the products of few rows too.
     """
 
     def __init__(self, linear: nn.Linear, prepack: bool = True) -> None:
@@ -122,6 +133,8 @@ class FrozenLinear(FrozenLayer):
             return self.wide_product(x.float()).to(x.dtype)
         if self._prepacks(x):
             return _onednn(x, self._layout(False), self.bias)
+        if self.prepack and self._fits(x):
+            return _onednn(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def transposed_product(self, y: Tensor) -> Tensor:
@@ -169,10 +182,12 @@ class FrozenLinear(FrozenLayer):
         """Return the state without prepacked tensors, which a copy makes itself: tensors in oneDNN's layout cannot be copied."""
         return {**vars(self), "_packed": {}}
 
+    def _fits(self, x: Tensor) -> bool:
+        fitting = x.dtype == self.weight.dtype in prepacked_formats() and x.numel() > 0
+        return self.weight.device.type == "cpu" and fitting
+
     def _prepacks(self, x: Tensor) -> bool:
-        weight = self.weight
-        fitting = x.dtype == weight.dtype in prepacked_formats() and x.numel() > 0
-        return self.prepack and weight.device.type == "cpu" and fitting
+        return self.prepack and self._fits(x) and (x.numel() < MANY_ROWS * x.shape[-1] or layout_gains())
 
     def _layout(self, transposed: bool, kind: torch.dtype | None = None) -> Tensor:
         """Return the prepacked weight, or its transpose, by default in its own number format; made anew when it was changed."""

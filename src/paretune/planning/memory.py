@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from paretune.models.frozen_linear import layout_gains
 from paretune.models.head import HEAD_CHUNK, chunk_for
 from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
 from paretune.planning.work import Step
-
-PREPACKED_COPIES = 2
-"""Copies of the frozen matrices and the head on a CPU, one for each direction; quantised matrices have none.
-
-Where the CPU is slow at bfloat16 it is one copy in float32, which is as large (:mod:`paretune.models.frozen_linear`).
-"""
 
 OPTIMISER = 5
 """Copies of a trained adapter that are held: itself, its gradient, Adam's two moments, and its best parameters so far."""
@@ -30,13 +25,23 @@ Parts = Mapping[str, float]
 """What holds memory -> bytes."""
 
 
+def prepacked_copies() -> int:
+    """Return how many copies of the frozen matrices and the head the CPU here holds; quantised matrices have none.
+
+    They are one for each direction where training gains by them, else one for decoding. Where the CPU is slow at bfloat16 it is one
+    copy in float32, which is as large as two (:mod:`paretune.models.frozen_linear`).
+    """
+    return 2 if layout_gains() else 1
+
+
 def frozen_bytes(model: Model) -> float:
     """Return the bytes of the base model with its prepacked copies."""
     shape = model.shape
     head = shape.vocabulary * shape.hidden
     plain = shape.parameters - shape.matrices
     copied = head + (0 if model.quantised else shape.matrices)
-    return model.matrix_bytes + model.size * (plain + PREPACKED_COPIES * model.host * copied)
+    copies = 2 if model.dtype == "bfloat16" else prepacked_copies()
+    return model.matrix_bytes + model.size * (plain + copies * model.host * copied)
 
 
 def adapter_bytes(model: Model, columns: float) -> float:
