@@ -132,9 +132,8 @@ def train(inputs: Inputs, config: MODPOConfig) -> Policy:
             margin = sum(
                 (w * (gap(table, j) / spread[j]) for j, w in others.items()), torch.zeros(len(table))
             )
-            if (
-                config.soft
-            ):  # the labels are those of k; what is imitated is what all objectives together prefer
+            if config.soft:
+                # The labels are those of k; what is imitated is what all objectives together prefer.
                 table = imitating(table, preference[k] * label_odds(table) + margin)
             return stamp(table, margin, preference[k], config.scale_loss)
 

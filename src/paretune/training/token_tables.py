@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -85,7 +86,7 @@ class PairTable:
         )
         return [column.numpy().tobytes() for column in columns if column is not None]
 
-    @property
+    @cached_property
     def votes(self) -> Tensor:
         """Weights fp32 ``[N, 2]`` with which the terms beside the loss take chosen, and rejected, as preferred."""
         both = torch.stack([self.weight, self.reversed_weight], dim=1)
