@@ -62,7 +62,10 @@ def test_output_and_gradient_are_those_of_the_plain_layer(
     close(frozen.transposed_product(factor), factor @ plain.weight, dtype)
 
 
-def test_the_prepacked_weight_is_used_and_made_once_for_each_direction() -> None:
+def test_the_prepacked_weight_is_used_and_made_once_for_each_direction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: True)
     frozen = FrozenLinear(linear())
     assert not frozen._packed
     frozen(torch.randn(4, 48))
@@ -84,8 +87,30 @@ def test_many_rows_keep_copies_only_where_they_gain(monkeypatch: pytest.MonkeyPa
     assert len(frozen._packed) == 2 * gains
     close(out.detach(), plain(x).detach(), torch.float32)
     close(x.grad, torch.ones_like(out) @ plain.weight, torch.float32)
-    frozen(torch.randn(frozen_linear.MANY_ROWS - 1, 48))
-    assert len(frozen._packed) == 1 + gains
+    few = torch.randn(frozen_linear.MANY_ROWS - 1, 48)
+    first = [frozen(few) for _ in range(frozen_linear.OFTEN)]
+    assert len(frozen._packed) == 2 * gains, "the rest of a text's batches may be few"
+    last = frozen(few)
+    assert len(frozen._packed) == 1 + gains, "decoding asks often"
+    assert all(torch.equal(each, last) for each in first), "a copy changes no bit"
+
+
+@pytest.mark.parametrize("shape", [(192, 576), (1536, 576), (576, 1536)])
+def test_a_copy_that_comes_later_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: False)
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        pytest.skip("copies come later with AVX2 alone")
+    for rows in (1, 2, 3, 5, 8, 16, 33, 64, 128, 255):
+        frozen = FrozenLinear(linear(shape[1], shape[0]))
+        x, y = torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
+        with torch.no_grad():
+            found = [
+                (frozen.product(x), frozen.transposed_product(y)) for _ in range(frozen_linear.OFTEN + 1)
+            ]
+        assert len(frozen._packed) == 2
+        assert all(torch.equal(a, found[-1][0]) and torch.equal(b, found[-1][1]) for a, b in found)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ WIDE_ROWS = 16
 """Rows from which a bfloat16 product is formed in float32 where the processor is faster at that; fewer wait for memory."""
 MANY_ROWS = 256
 """Rows from which a product takes so long that what it saves to have the weight in another form may be little."""
+OFTEN = 8
+"""Products of few rows after which a copy is worth making where many rows do without: the rest of a text's batches may be few."""
 FASTER = 1.3
 """How many times as long a bfloat16 product has to take as one in float32."""
 
@@ -106,7 +108,8 @@ class FrozenLinear(FrozenLayer):
 
     The prepacked copies are made when they are first needed: of the weight in a forward pass, of its transpose in a backward
     pass. Each takes the weight's memory once more. Where they gain little (:func:`layout_gains`), products of :data:`MANY_ROWS` do
-    without, so that training keeps none. On another device than the CPU, or with ``prepack`` False, products are the plain ones.
+    without, and those of fewer rows until there were :data:`OFTEN`, so that training keeps none and decoding one; oneDNN computes
+    the same from either, to the last bit. On another device than the CPU, or with ``prepack`` False, products are the plain ones.
 
     Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
     numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, as bringing the weight to float32 takes a
@@ -119,6 +122,7 @@ class FrozenLinear(FrozenLayer):
         self.prepack = prepack
         self.weight, self.bias = linear.weight, linear.bias
         self._packed: dict[tuple[bool, torch.dtype], tuple[tuple[int, int], Tensor]] = {}
+        self._few = [0, 0]
         self.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -131,25 +135,26 @@ class FrozenLinear(FrozenLayer):
         """Return ``x W^T + b [..., out]`` without a graph."""
         if self.widens(x):
             return self.wide_product(x.float()).to(x.dtype)
-        if self._prepacks(x):
-            return _onednn(x, self._layout(False), self.bias)
-        if self.prepack and self._fits(x):
-            return _onednn(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        if not (self.prepack and self._fits(x)):
+            return F.linear(x, self.weight, self.bias)
+        return _onednn(x, self._layout(False) if self._prepacks(x, False) else self.weight, self.bias)
 
     def transposed_product(self, y: Tensor) -> Tensor:
         """Return ``y W [..., in]`` without a graph: the gradient of x where ``y`` is that of the output."""
         if self.widens(y):
             return self.wide_transposed_product(y.float()).to(y.dtype)
-        if self._prepacks(y):
+        if not (self.prepack and self._fits(y)):
+            return y @ self.weight
+        if self._prepacks(y, True):
             return _onednn(y, self._layout(True))
-        return y @ self.weight
+        # For many rows the plain product is the faster one here, for few oneDNN's has the bits of the copy that may follow.
+        return y @ self.weight if _rows(y) >= MANY_ROWS else _onednn(y, self.weight.t())
 
     def widens(self, x: Tensor) -> bool:
         """Return whether products with ``x [..., n]`` are formed in float32 although it and the weight are in bfloat16."""
         if x.dtype != torch.bfloat16 or self.weight.dtype != torch.bfloat16 or x.device.type != "cpu":
             return False
-        rows = x.numel() // max(1, x.shape[-1])
+        rows = _rows(x)
         few = WIDE_ROWS if torch.bfloat16 in prepacked_formats() else 1
         return rows >= (few if self.prepack else MANY_ROWS) and slow_bfloat16()
 
@@ -172,7 +177,7 @@ class FrozenLinear(FrozenLayer):
         return lambda x: F.linear(x, weight, bias), lambda y: y @ weight
 
     def _keeps_wide(self, x: Tensor) -> bool:
-        return self.prepack and x.numel() < MANY_ROWS * x.shape[-1]
+        return self.prepack and _rows(x) < MANY_ROWS
 
     def dense(self, kind: torch.dtype) -> Tensor:
         """Return the weight ``[out, in]`` in the number format ``kind``."""
@@ -186,8 +191,12 @@ class FrozenLinear(FrozenLayer):
         fitting = x.dtype == self.weight.dtype in prepacked_formats() and x.numel() > 0
         return self.weight.device.type == "cpu" and fitting
 
-    def _prepacks(self, x: Tensor) -> bool:
-        return self.prepack and self._fits(x) and (x.numel() < MANY_ROWS * x.shape[-1] or layout_gains())
+    def _prepacks(self, x: Tensor, transposed: bool) -> bool:
+        rows = _rows(x)
+        if rows == 1 or layout_gains():
+            return True
+        self._few[transposed] += rows < MANY_ROWS
+        return rows < MANY_ROWS and self._few[transposed] > OFTEN
 
     def _layout(self, transposed: bool, kind: torch.dtype | None = None) -> Tensor:
         """Return the prepacked weight, or its transpose, by default in its own number format; made anew when it was changed."""
@@ -249,6 +258,10 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """Return ``x W^T`` without a graph, for a thin ``weight [n, in]`` that changes: by oneDNN on the CPU."""
     fitting = x.device.type == "cpu" and x.dtype == weight.dtype in prepacked_formats() and x.numel() > 0
     return _onednn(x, weight) if fitting else F.linear(x, weight)
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // max(1, x.shape[-1])
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
