@@ -137,6 +137,7 @@ def test_loss_weighting_takes_the_mean_of_probabilities() -> None:
     )
 
 
+@pytest.mark.slow
 def test_soft_reaches_every_stage_and_leaves_earlier_runs_alone(lm: LanguageModel, tmp_path: Path) -> None:
     assert "soft" not in as_values(DPOConfig()) and "soft" not in as_values(DPOLWConfig())
     lab, data = Lab(lm, tmp_path, TRAINING), (make_dataset(), make_dataset(4, seed=9))
