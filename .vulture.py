@@ -77,3 +77,6 @@ pre_tokenizer
 
 # A key of the records of training, which only some of them have.
 sampled_tokens
+
+# Read in a report of a reward model, as a key.
+train_pairs
