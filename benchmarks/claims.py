@@ -266,7 +266,7 @@ CLAIMS = (
     ),
     Claim(
         "hh-blocks-base",
-        "On people's preferences, Panacea in blocks, by DPO's loss on the soup's budget, is above the base model",
+        "On people's preferences, Panacea in blocks, by DPO's loss, is above the base model",
         "arXiv 2402.02030",
         "hh",
         "above",
@@ -558,7 +558,9 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             each["effect"], place, xerr=spread, fmt="o", color=colour, capsize=3, markersize=5, linewidth=1.4
         )
     axes.set_yticks(range(len(rows)), [each["says"] for each in reversed(rows)], fontsize=8)
-    axes.set_xlabel("difference of mean utility, deviations (dotted: the margin of no worse)", fontsize=9)
+    axes.set_xlabel(
+        "difference of mean utility, deviations (dotted: the margin of no worse)", fontsize=9, loc="right"
+    )
     for said, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=said)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
