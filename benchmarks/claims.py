@@ -274,6 +274,15 @@ CLAIMS = (
         BASE,
     ),
     Claim(
+        "hh-blocks-prompting",
+        "On people's preferences, that Panacea is above asking in words, by an independent judge",
+        "none; it must hold",
+        "hh",
+        "above",
+        ("blocks",),
+        "prompting",
+    ),
+    Claim(
         "hh-blocks-soup",
         "On people's preferences, that Panacea is no worse than a soup of M adapters, by an independent judge",
         "arXiv 2402.02030",

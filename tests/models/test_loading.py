@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
 from paretune.core.errors import ModelError
+from paretune.data.rows import Message
 from paretune.models.language_model import load
 from paretune.models.loading import locate
+from paretune.planning.lengths import counter
+from paretune.planning.shapes import shape_of
 from paretune.scoring import encoder
 from support.tiny_gguf import write_tiny_gguf
 from support.world import write_model
@@ -278,3 +281,20 @@ def test_a_scorers_config_that_cannot_be_is_one_message(tmp_path: Path, quantiza
     edit_config(folder, num_attention_heads=0)
     with pytest.raises(ModelError, match=r"cannot be loaded with .*ZeroDivisionError.*check config.json"):
         encoder.load_classifier(folder, "cpu", quantization)
+
+
+def test_a_plan_reads_a_converted_file_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    file = write_tiny_gguf(tmp_path / "model.gguf")
+    prompt = (Message("user", "one two three"),)
+
+    def found() -> tuple[object, ...]:
+        counted = counter.__wrapped__(str(file))
+        return counted.prompt(prompt), counted.response("one two", False), counted.note, shape_of(str(file))
+
+    before = found()
+    locate(str(file))
+    monkeypatch.setattr(gguf, "GGUFReader", lambda *_: pytest.fail("the file was read again"))
+    assert found() == before and before[2] == f"the tokenizer of {file}"

@@ -27,7 +27,7 @@ from paretune.core.folder_form import EXPORT, write_marker
 from paretune.core.tensor_file import check_readable, tensor_formats
 from paretune.models.architecture import check_decoder
 from paretune.models.embedded import EMBEDDED, EMBEDDED_HUB, EMBEDDED_INSTALL, embedded_gguf
-from paretune.models.gguf_once import read_once
+from paretune.models.gguf_once import conversion_of, read_once
 from paretune.models.hub import NOWHERE, HubPlace, other_commits, place_of, snapshot, weight_files
 from paretune.models.hub_reach import check_hub
 from paretune.models.quantised import (
@@ -247,12 +247,7 @@ def locate(name: str, revision: str | None = None) -> Path:
 def _converted(gguf: Path) -> Path:
     """Dequantise a GGUF file to safetensors in the cache folder, once, and return that folder."""
     check_readable(gguf, "expected a GGUF file")
-    stat = gguf.stat()
-    folder = (
-        cache_folder()
-        / "models"
-        / f"{gguf.stem}-{fingerprint(str(gguf.resolve()), stat.st_size, stat.st_mtime_ns)}"
-    )
+    folder = conversion_of(gguf)
     if folder.is_dir():
         return folder
     with gguf.open("rb") as stream:

@@ -16,6 +16,7 @@ from paretune.data.pairs import Pair
 from paretune.data.rows import Prompt, Row
 from paretune.models.chat_template import PLAIN_TEMPLATE
 from paretune.models.embedded import EMBEDDED, embedded_gguf
+from paretune.models.gguf_once import readable_at
 from paretune.models.language_model import LanguageModel
 from paretune.scoring.bradley_terry import last_user_message
 from paretune.training.token_tables import TooLong
@@ -93,8 +94,8 @@ def counter(model: str, chat_template: str = "{}") -> Counter:
     options: dict[str, Any] = {"local_files_only": True}
     source = model
     if path is not None and path.exists():
-        source = str(path.parent if path.suffix == ".gguf" else path)
-        options |= {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+        folder, more = readable_at(path)
+        source, options = str(folder), options | more
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception:  # noqa: BLE001 - damaged files raise anything; loading the model says what is wrong

@@ -9,6 +9,7 @@ from typing import Any
 
 from paretune.core.errors import ModelError, reason_of, suggest
 from paretune.core.files import expanded
+from paretune.models.gguf_once import readable_at
 from paretune.models.hub_reach import check_hub
 from paretune.models.quantised import stored_as
 
@@ -167,14 +168,14 @@ def known() -> str:
 def _read(name: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    path, options = expanded(name, "model"), {}
-    if name.endswith(".gguf"):
-        path, options = path.parent, {"gguf_file": path.name}
-    source = str(path) if path.exists() else name
+    path = expanded(name, "model")
     try:
-        if not path.exists():
+        if path.exists():
+            folder, options = readable_at(path)
+            config = AutoConfig.from_pretrained(folder, **options)
+        else:
             check_hub(name)
-        config = AutoConfig.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(name)
         # Of a model that reads pictures too, the decoder of text counts.
         values = dict(config.get_text_config().to_dict())
         stored = getattr(config, "quantization_config", None)
