@@ -253,3 +253,11 @@ def test_products_in_float32_are_compared_with_those_in_bfloat16(model: str, tmp
     assert frozen_linear.slow_bfloat16 is measured
     found = read_json(out)
     assert [row["ours"] for row in found["figures"]] == [wide.WIDE] * 2 and found["equal"]
+
+
+def test_reading_a_common_beginning_once_is_compared_with_reading_all(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "reading.json"
+    reading = importlib.import_module("benchmarks.generation.reading")
+    reading.main(["--model", model, "--rounds", "1", "--out", str(out), "--rows", "3"])
+    found = read_json(out)
+    assert [row["against"] for row in found["figures"]] == [reading.WHOLE] * 2 and len(found["equal"]) == 2

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from oracles.tabular import tilted
 from paretune.core.errors import ConfigError, ModelError
@@ -296,9 +297,9 @@ def test_a_prompt_is_read_once_for_all_mixtures_of_the_same_policies(
     read = []
     forward = Batch._forward
 
-    def counting(self: Batch, ids: list[list[int]], *rest: object) -> Tensor:
+    def counting(self: Batch, cache: DynamicCache, ids: list[list[int]], *rest: object) -> object:
         read.append(len(ids))
-        return forward(self, ids, *rest)
+        return forward(self, cache, ids, *rest)
 
     monkeypatch.setattr(Batch, "_forward", counting)
     together = policy.generate(prompts, asked, drawn, seeds=seeds)

@@ -1,5 +1,5 @@
 """Sampling text.
 
-Reading order: draw, rescoring, mixing, call_grammar, structure, batch, generate; then whole data sets: resumable, endpoint,
-http_client, remote, sample.
+Reading order: draw, rescoring, mixing, call_grammar, structure, prefill, batch, generate; then whole data sets: resumable,
+endpoint, http_client, remote, sample.
 """

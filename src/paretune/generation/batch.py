@@ -9,11 +9,14 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from paretune.core.meter import count_read, count_sampled
 from paretune.core.sampling import Sampling
-from paretune.generation.draw import draw, uniforms
+from paretune.generation.draw import draw, drawn_logps, uniforms
 from paretune.generation.mixing import Mixture, mix
+from paretune.generation.prefill import columns as columns_of
+from paretune.generation.prefill import prefill
 from paretune.generation.structure import Form
 from paretune.models.devices import double_device
 from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
@@ -141,24 +144,17 @@ class Batch:
         copies with the same gates and prompt: several answers at one preference, or mixtures of the same policies at any weights.
         """
         added = self.unread if columns is None else min(columns, self.unread)
-        readers, sources = self._readers() if added == self.unread and not self._width else ([], [])
-        places = readers or range(len(self._copies))
-        whole = self._width + self.unread
-        prompts = [self._copies[number][0].read_by(self._copies[number][1]) for number in places]
-        pads = [whole - len(prompt) for prompt in prompts]
-        span = range(self._width, self._width + added)
-        filler = self._lm.turn_end
-        ids = [
-            [prompt[number - pad] if number >= pad else filler for number in span]
-            for prompt, pad in zip(prompts, pads, strict=True)
-        ]
-        count_read(sum(max(0, span.stop - max(span.start, pad)) for pad in pads))
-        gates = self._gates[readers] if readers and self._gates is not None else self._gates
-        logits = self._forward(ids, pads, gates)
-        if readers:
-            logits = logits[sources]
-            self._states = None if self._states is None else self._states[sources]
-            self._cache.batch_select_indices(torch.tensor(sources, device=self._lm.device))
+        prompts = [row.read_by(kind) for row, kind in self._copies]
+        if added == self.unread and not self._width:
+            self._cache, logits, self._states = prefill(self._lm, prompts, self._gates, self._forward)
+        else:
+            pads = [self._width + self.unread - len(prompt) for prompt in prompts]
+            span = range(self._width, self._width + added)
+            count_read(sum(max(0, span.stop - max(span.start, pad)) for pad in pads))
+            filler = self._lm.turn_end
+            ids = [columns_of(prompt, pad, span, filler) for prompt, pad in zip(prompts, pads, strict=True)]
+            logits, self._states = self._forward(self._cache, ids, pads, self._gates)
+        self._width += added
         self.unread -= added
         if not self.unread:
             self._take(logits)
@@ -166,9 +162,11 @@ class Batch:
     @torch.no_grad()
     def step(self) -> None:
         """Draw the next token of every row."""
-        width = self._width + 1
-        pads = [width - len(row.read_by(kind)) - len(row.tokens) for row, kind in self._copies]
-        self._take(self._forward([[row.tokens[-1]] for row, _ in self._copies], pads, self._gates))
+        pads = [self._width + 1 - len(row.read_by(kind)) - len(row.tokens) for row, kind in self._copies]
+        ids = [[row.tokens[-1]] for row, _ in self._copies]
+        logits, self._states = self._forward(self._cache, ids, pads, self._gates)
+        self._width += 1
+        self._take(logits)
 
     @torch.no_grad()
     def join(self, other: Batch) -> None:
@@ -199,28 +197,16 @@ class Batch:
         self.unread -= surplus - trimmed
         self._arrange([self._copies[number] for number in order])
 
-    def _readers(self) -> tuple[list[int], list[int]]:
-        """Return the copies whose prompts are read, and for each copy the one that reads for it; empty where none is shared."""
-        readers: list[int] = []
-        numbers: dict[object, int] = {}
-        sources = []
-        gates = None if self._gates is None else self._gates.tolist()
-        for number, (row, kind) in enumerate(self._copies):
-            key = (tuple(row.read_by(kind)), None if gates is None else tuple(gates[number]))
-            if key not in numbers:
-                numbers[key] = len(readers)
-                readers.append(number)
-            sources.append(numbers[key])
-        return (readers, sources) if len(readers) < len(sources) else ([], [])
-
-    def _forward(self, ids: list[list[int]], pads: list[int], gates: Tensor | None) -> Tensor:
+    def _forward(
+        self, cache: DynamicCache, ids: list[list[int]], pads: Sequence[int], gates: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``[n, V]`` (fp32) behind further tokens ``[n, t]`` of rows that are padded by ``pads [n]``.
 
-        Where values re-score tokens, the last hidden states ``[n, d]`` are kept for :meth:`_take`.
+        Where values re-score tokens, the last hidden states ``[n, d]`` are returned with them.
         """
         device, added = self._lm.device, len(ids[0])
         left = torch.tensor(pads, device=device)[:, None]
-        columns = torch.arange(self._width + added, device=device)
+        columns = torch.arange(cache.get_seq_length() + added, device=device)
         with ExitStack() as stack:
             stack.enter_context(gated(self._steering, gates))
             states = stack.enter_context(last_states(self._lm.model)) if self._valued else []
@@ -231,11 +217,9 @@ class Batch:
                 use_cache=True,
                 # An index, not a count: the slice of a count is not contiguous, and the head would be copied for every row.
                 logits_to_keep=torch.tensor([added - 1], device=device),
-                **given_cache(self._lm.model, self._cache),
+                **given_cache(self._lm.model, cache),
             ).logits
-        self._width += added
-        self._states = states[-1][:, -1] if states else None
-        return logits[:, -1].float()
+        return logits[:, -1].float(), states[-1][:, -1] if states else None
 
     def _take(self, logits: Tensor) -> None:
         """Draw a token for each row from the logits ``[n, V]`` of all copies."""
@@ -266,8 +250,7 @@ class Batch:
             tokens = torch.empty(len(self.rows), dtype=torch.long, device=logits.device)
             for setting, rows in self._settings.items():
                 tokens[rows] = draw(logits[rows], uniform[rows], *setting)
-        distributions = logits.log_softmax(-1)
-        logps = distributions.gather(-1, tokens[:, None])[:, 0]
+        logps = drawn_logps(logits, tokens)
         # One transfer from the device a step; float32 holds the number of every token.
         count_sampled(len(self.rows))
         for number, (token, logp) in enumerate(torch.stack([tokens.float(), logps], dim=1).tolist()):
@@ -277,7 +260,7 @@ class Batch:
             if row.form is not None:
                 row.form.take(int(token))
             if row.alternatives is not None:
-                row.likely.append((logp, _likeliest(distributions[number], row.alternatives)))
+                row.likely.append((logp, _likeliest(logits[number].log_softmax(-1), row.alternatives)))
             if number in normalisers:
                 row.normalisers.append(normalisers[number])
 

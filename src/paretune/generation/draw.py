@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,10 @@ from paretune.models.devices import double
 
 NUCLEUS = (64, 512)
 """Numbers of most likely tokens examined for top-p, one after the other; a row with a wider nucleus is sorted in full."""
+
+
+ROWS = 16
+"""Rows of logits that are worked on together on the CPU."""
 
 
 def uniforms(seed: int, count: int) -> Tensor:
@@ -24,6 +30,22 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     """
     if temperature == 0:
         return logits.argmax(-1)
+    parts = zip(row_parts(logits), row_parts(uniform), strict=True)
+    return torch.cat([_drawn(part, numbers, temperature, top_p) for part, numbers in parts])
+
+
+def drawn_logps(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probabilities ``[B]`` of ``tokens`` ``[B]`` under ``logits`` ``[B, V]``."""
+    parts = zip(row_parts(logits), row_parts(tokens), strict=True)
+    return torch.cat([part.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] for part, chosen in parts])
+
+
+def row_parts(rows: Tensor) -> Sequence[Tensor]:
+    """Return ``rows`` in the parts that are worked on together: on the CPU few, so that what is made of them stays in caches."""
+    return rows.split(ROWS) if rows.device.type == "cpu" and len(rows) else (rows,)
+
+
+def _drawn(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
     probabilities = (logits / temperature).softmax(-1)
     if top_p == 1:
         return _invert(probabilities, uniform)

@@ -21,7 +21,7 @@ from paretune.models.distributed import ProcessGroup
 from paretune.models.exclusive import exclusive
 from paretune.models.kv_cache import position_bytes
 from paretune.models.language_model import LanguageModel
-from paretune.models.packing import TokenGroup, pack, packed_logps
+from paretune.models.packing import TokenGroup, pack, packed_logps, share_beginning
 from paretune.models.steering import Steering
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,8 @@ def response_logps(
 ) -> list[Tensor]:
     """Return for each group the log-probabilities of its responses (fp32, in nats, summed over tokens).
 
-    Groups are packed to at most ``budget`` tokens, so a prompt is read once for all its responses.
+    Groups are packed to at most ``budget`` tokens, so a prompt is read once for all its responses. Where each has a single
+    response, what prompts begin with alike, such as what a chat template says first, is read once in a forward.
 
     Args:
         lm: The model.
@@ -280,10 +281,13 @@ def response_logps(
         logps = []
         with exclusive(lm.model), progress(description, sum(map(len, some))) as advance:
             for part in some:
-                batch = pack([groups[number] for number in part], lm.device)
-                context: AbstractContextManager[None] = gated(steering, gates)
+                of_part = [groups[number] for number in part]
                 if steering is not None and gates is not None and gates.ndim == 2:
-                    context = steering.at(gates[part], index=batch.groups)
+                    batch = pack(of_part, lm.device)
+                    context: AbstractContextManager[None] = steering.at(gates[part], index=batch.groups)
+                else:
+                    shared, unscored = share_beginning(of_part)
+                    batch, context = pack(shared, lm.device, unscored), gated(steering, gates)
                 with context:
                     logps.append(packed_logps(lm.model, batch).cpu())
                 advance(len(part))

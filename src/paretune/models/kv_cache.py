@@ -5,6 +5,7 @@ Rows end at the same position and are padded on the left, so a position more is 
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -74,11 +75,34 @@ class GrowingLayer(DynamicLayer):
         """Drop the first positions."""
         self._view(len(self.keys), self._start + positions, self.keys.shape[-2] - positions)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` of the batch, each as often as it is named."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
-        self._move(len(indices), 0, self.keys.shape[-2] + ROOM)
-        self._view(len(indices), 0, self.keys.shape[-2])
+    @classmethod
+    def gathered(cls, parts: Sequence[GrowingLayer], sources: Sequence[tuple[int, int]]) -> GrowingLayer:
+        """Return a layer of rows of ``parts``, which it empties, see :func:`rows_gathered`."""
+        layer, first = cls(), parts[0]
+        layer.lazy_initialization(first.keys, first.values)
+        layer.keys, layer.values = first.keys[:0], first.values[:0]
+        width = max(part.keys.shape[-2] for part in parts)
+        layer._move(len(sources), 0, width + ROOM)
+        layer._view(len(sources), 0, width)
+        for number, part in enumerate(parts):
+            rows = torch.tensor([row for row, source in enumerate(sources) if source[0] == number])
+            taken = torch.tensor([row for source, row in sources if source == number])
+            held = part.keys.shape[-2]
+            layer.keys[rows, :, width - held :] = part.keys[taken]
+            layer.values[rows, :, width - held :] = part.values[taken]
+            part.keys, part.values, part._storage = part.keys[:0], part.values[:0], None
+        return layer
+
+    @classmethod
+    def beginning(cls, read: GrowingLayer, rows: Tensor, pads: Tensor) -> GrowingLayer:
+        """Return a layer of rows that begin like rows of another, see :func:`rows_beginning`."""
+        layer, places = cls(), torch.arange(read.keys.shape[-2], device=read.keys.device)
+        # In the columns of its padding a row has the first position again: finite, and hidden.
+        shifted = (places - pads[:, None]).clamp(min=0)[:, None].expand(-1, read.keys.shape[1], -1)
+        heads = torch.arange(read.keys.shape[1], device=read.keys.device)[None, :, None]
+        layer.lazy_initialization(read.keys, read.values)
+        layer.keys, layer.values = (x[rows[:, None, None], heads, shifted] for x in (read.keys, read.values))
+        return layer
 
     def _move(self, rows: int, before: int, positions: int) -> None:
         """Move what is held to new storage for ``rows`` and ``positions``, behind ``before`` free ones."""
@@ -138,6 +162,29 @@ def rows_join(cache: DynamicCache, other: DynamicCache) -> None:
     """Append the rows of ``other`` to ``cache``; the shorter of the two is padded on the left."""
     for layer, joining in zip(cache.layers, other.layers, strict=True):
         layer.join(joining)
+
+
+def rows_beginning(read: DynamicCache, rows: Sequence[int], pads: Sequence[int]) -> DynamicCache:
+    """Return a cache of as many positions as ``read`` has, whose rows are padded by ``pads`` and begin like its ``rows``."""
+    begun = copy.copy(read)
+    device = read.layers[0].keys.device
+    index, left = torch.tensor(rows, device=device), torch.tensor(pads, device=device)
+    begun.layers = [GrowingLayer.beginning(layer, index, left) for layer in read.layers]
+    return begun
+
+
+def rows_gathered(parts: Sequence[DynamicCache], sources: Sequence[tuple[int, int]]) -> DynamicCache:
+    """Return a cache whose rows are ``sources`` (number of the part, row in it); it takes the memory of ``parts`` layer by layer.
+
+    Parts that are shorter than the longest are padded on the left. A single part with its rows in order is returned as it is.
+    """
+    gathered = parts[0]
+    if len(parts) > 1 or list(sources) != [(0, row) for row in range(len(gathered.layers[0].keys))]:
+        gathered.layers = [
+            GrowingLayer.gathered(layers, sources)
+            for layers in zip(*(part.layers for part in parts), strict=True)
+        ]
+    return gathered
 
 
 def rows_leave(cache: DynamicCache, kept: Sequence[int], trimmed: int) -> list[int]:

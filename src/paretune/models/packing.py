@@ -7,6 +7,7 @@ group, and its positions go on from the prompt's end, so each log-probability eq
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from paretune.models.packed_attention.layout import PackedLayout
 
 logger = logging.getLogger(__name__)
 
+BEGINNING = 8
+"""Fewest tokens that prompts have in common at their beginning for which these are read on their own."""
+
 TokenGroup = tuple[Sequence[int], Sequence[Sequence[int]]]
 """Token ids of one prompt and of each of its responses."""
 
@@ -46,7 +50,7 @@ class PackedBatch:
         targets: int64 ``[S]``.
         responses: int64 ``[S]``, the response in 0..R-1 to which each target belongs, in the order of the groups.
         groups: int64 ``[T]``, the group to which each token belongs (the row index for gates).
-        lengths: int64 ``[R]``, tokens in each response.
+        lengths: int64 ``[R]``, tokens of each response that are targets.
     """
 
     input_ids: Tensor
@@ -59,8 +63,40 @@ class PackedBatch:
     lengths: Tensor
 
 
-def pack(groups: Sequence[TokenGroup], device: torch.device | str = "cpu") -> PackedBatch:
+def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens prompts begin with alike, each with one more at least behind them; 0 below :data:`BEGINNING`."""
+    texts = [list(prompt[:-1]) for prompt in prompts]
+    # What the first and the last in order have in common, all have.
+    pairs = zip(min(texts), max(texts), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return common if common >= BEGINNING and len(prompts) > 1 else 0
+
+
+def share_beginning(groups: Sequence[TokenGroup]) -> tuple[list[TokenGroup], list[list[int]]]:
+    """Return groups whose prompts begin alike as one that reads this beginning once, where each has a single response.
+
+    Returns:
+        The groups, in which what is left of a prompt stands before its response, and how many tokens of each response that is.
+    """
+    single = all(len(responses) == 1 for _, responses in groups)
+    common = common_beginning([prompt for prompt, _ in groups]) if single else 0
+    if not common:
+        return list(groups), [[0] * len(responses) for _, responses in groups]
+    texts = [[*prompt[common:], *response] for prompt, (response,) in groups]
+    return [(groups[0][0][:common], texts)], [[len(prompt) - common for prompt, _ in groups]]
+
+
+def pack(
+    groups: Sequence[TokenGroup],
+    device: torch.device | str = "cpu",
+    unscored: Sequence[Sequence[int]] | None = None,
+) -> PackedBatch:
     """Pack groups of token ids for a model on ``device``.
+
+    Args:
+        groups: Prompts with their responses.
+        device: Device of the tensors.
+        unscored: How many tokens at the beginning of each response are no targets (:func:`share_beginning`); None is none.
 
     Raises:
         TrainingError: A prompt or a response without tokens.
@@ -80,13 +116,14 @@ def pack(groups: Sequence[TokenGroup], device: torch.device | str = "cpu") -> Pa
         start = len(ids)
         ids.extend(prompt)
         positions.extend(range(len(prompt)))
-        for response in responses:
-            first = len(ids)
-            predictors.append(start + len(prompt) - 1)
-            predictors.extend(range(first, first + len(response) - 1))
-            targets.extend(response)
-            owners.extend([len(lengths)] * len(response))
-            lengths.append(len(response))
+        for place, response in enumerate(responses):
+            first, skipped = len(ids), unscored[number][place] if unscored else 0
+            scored = len(response) - skipped
+            before = [start + len(prompt) - 1, *range(first, first + len(response) - 1)]
+            predictors.extend(before[skipped:])
+            targets.extend(response[skipped:])
+            owners.extend([len(lengths)] * scored)
+            lengths.append(scored)
             ids.extend(response)
             positions.extend(range(len(prompt), len(prompt) + len(response)))
         group_of.extend([number] * (len(ids) - start))

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._subclasses import FakeTensor
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from paretune.core.errors import ConfigError, DataError, ModelError, PreferenceError
 from paretune.core.preference import Preference
@@ -283,9 +283,9 @@ def test_rows_share_forwards(
     sizes = []
     real = Batch._forward
 
-    def counted(self: Batch, ids: list[list[int]], *rest: object) -> torch.Tensor:
+    def counted(self: Batch, cache: DynamicCache, ids: list[list[int]], *rest: object) -> object:
         sizes.append((len(ids), len(ids[0])))
-        return real(self, ids, *rest)
+        return real(self, cache, ids, *rest)
 
     monkeypatch.setattr(Batch, "_forward", counted)
     vars(lm)["stops"], stops = frozenset(), lm.stops
