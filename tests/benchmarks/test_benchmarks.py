@@ -261,3 +261,11 @@ def test_reading_a_common_beginning_once_is_compared_with_reading_all(model: str
     reading.main(["--model", model, "--rounds", "1", "--out", str(out), "--rows", "3"])
     found = read_json(out)
     assert [row["against"] for row in found["figures"]] == [reading.WHOLE] * 2 and len(found["equal"]) == 2
+
+
+def test_turns_that_are_read_on_are_compared_with_turns_read_anew(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "turns.json"
+    turns = importlib.import_module("benchmarks.serving.turns")
+    turns.main(["--model", model, "--rounds", "1", "--out", str(out), "--turns", "3", "--tokens", "4"])
+    found = read_json(out)
+    assert [row["against"] for row in found["figures"]] == [turns.ANEW] * 2 and len(found["read"]) == 3

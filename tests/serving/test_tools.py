@@ -162,7 +162,12 @@ def test_none_shows_no_functions_and_changes_nothing(address: str) -> None:
     plain, none = (
         chat(address, seed=4, **more).json() for more in ({}, {"tools": TOOLS, "tool_choice": "none"})
     )
-    assert plain["choices"] == none["choices"] and plain["usage"] == none["usage"]
+    assert plain["choices"] == none["choices"]
+    cached = [answer["usage"].pop("prompt_tokens_details")["cached_tokens"] for answer in (plain, none)]
+    assert plain["usage"] == none["usage"]
+    assert cached == [0, plain["usage"]["prompt_tokens"] - 1], (
+        "the same prompt is not read again, but for its last token"
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TOOL_TEMPLATES if kind not in ("hermes", "tags")])

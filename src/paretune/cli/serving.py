@@ -88,6 +88,12 @@ def serve(
     ] = None,
     max_rows: Annotated[int | None, typer.Option(help="The number of rows decoded together.")] = None,
     queue: Annotated[int | None, typer.Option(help="The number of requests that may wait.")] = None,
+    kept_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The positions of earlier texts kept for the next turns of conversations; 0 keeps none."
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="The seconds until an answer times out.")] = None,
     lenient: Annotated[
         bool | None,

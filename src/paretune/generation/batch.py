@@ -19,7 +19,15 @@ from paretune.generation.prefill import columns as columns_of
 from paretune.generation.prefill import prefill
 from paretune.generation.structure import Form
 from paretune.models.devices import double_device
-from paretune.models.kv_cache import given_cache, growing_cache, rows_join, rows_leave
+from paretune.models.kv_cache import (
+    RowStates,
+    given_cache,
+    growing_cache,
+    row_states,
+    rows_join,
+    rows_known,
+    rows_leave,
+)
 from paretune.models.language_model import LanguageModel
 from paretune.models.steering import Steering
 from paretune.models.values import last_states
@@ -63,6 +71,10 @@ class Slot:
     def read_by(self, kind: int) -> Sequence[int]:
         """Return the token ids of the prompt that the copy of a kind reads."""
         return self.prompts[self.kinds.index(kind)] if self.prompts else self.prompt
+
+    def gates_of(self, kind: int) -> Tensor | None:
+        """Return the gates ``[R]`` of the copy of a kind; None is the base model."""
+        return None if self.gates is None else self.gates[self.kinds.index(kind)]
 
     @property
     def longest(self) -> int:
@@ -135,6 +147,30 @@ class Batch:
     def cached(self) -> int:
         """Number of cached positions of all copies together, padding included."""
         return self.copies * self._width
+
+    @torch.no_grad()
+    def go_on_from(self, known: Sequence[tuple[RowStates, int]]) -> int:
+        """Begin with what was read of each copy before, the copies of a row side by side, and return how many columns that is.
+
+        Args:
+            known: For each copy keys and values, and how many of their positions, the first ones, are those of its prompt; its last
+                token is not among them.
+        """
+        pads = [self.unread - len(row.read_by(kind)) for row, kind in self._copies]
+        begun = min(pad + common for pad, (_, common) in zip(pads, known, strict=True))
+        states = [each for each, _ in known]
+        self._cache = rows_known(self._lm.model.config, states, pads, begun)
+        self._width, self.unread = begun, self.unread - begun
+        return begun
+
+    def texts(self, row: Slot) -> list[tuple[int, list[int], RowStates]]:
+        """Return of each copy of a row its kind, the tokens that were read, and a copy of their keys and values."""
+        texts = []
+        for number, (owner, kind) in enumerate(self._copies):
+            if owner is row:
+                tokens = [*row.read_by(kind), *row.tokens[:-1]]
+                texts.append((kind, tokens, row_states(self._cache, number, self._width - len(tokens))))
+        return texts
 
     @torch.no_grad()
     def read(self, columns: int | None = None) -> None:
@@ -291,9 +327,7 @@ class Batch:
         if self._steering is None or all(row.gates is None for row, _ in copies):
             return None
         base = torch.zeros(self._steering.rank)
-        return torch.stack(
-            [base if row.gates is None else row.gates[row.kinds.index(kind)] for row, kind in copies]
-        )
+        return torch.stack([base if (gates := row.gates_of(kind)) is None else gates for row, kind in copies])
 
     def _mixed_rows(self, numbers: list[int], places: dict[Slot, list[int]]) -> _Mixed:
         rows = [self.rows[number] for number in numbers]

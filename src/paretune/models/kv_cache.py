@@ -18,6 +18,9 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from paretune.core.errors import ModelError
 
+RowStates = list[tuple[Tensor, Tensor]]
+"""Keys and values ``[heads, T, d]`` of one row in each layer."""
+
 ROOM = 64
 """Positions set aside beyond those in use."""
 
@@ -185,6 +188,25 @@ def rows_gathered(parts: Sequence[DynamicCache], sources: Sequence[tuple[int, in
             for layers in zip(*(part.layers for part in parts), strict=True)
         ]
     return gathered
+
+
+def row_states(cache: DynamicCache, row: int, pad: int) -> RowStates:
+    """Return a copy of the keys and values of a row that is padded by ``pad`` positions."""
+    return [(layer.keys[row, :, pad:].clone(), layer.values[row, :, pad:].clone()) for layer in cache.layers]
+
+
+def rows_known(
+    config: PreTrainedConfig, known: Sequence[RowStates], pads: Sequence[int], positions: int
+) -> DynamicCache:
+    """Return a cache of ``positions``, in which rows are padded by ``pads`` and hold the first of what is known of them."""
+    cache = growing_cache(config)
+    for number in range(len(cache.layers)):
+        keys, values = (x.new_zeros(len(known), x.shape[0], positions, x.shape[2]) for x in known[0][number])
+        for row, (states, pad) in enumerate(zip(known, pads, strict=True)):
+            for place, part in zip((keys, values), states[number], strict=True):
+                place[row, :, pad:] = part[:, : max(0, positions - pad)]
+        cache.update(keys, values, number)
+    return cache
 
 
 def rows_leave(cache: DynamicCache, kept: Sequence[int], trimmed: int) -> list[int]:

@@ -29,9 +29,11 @@ class EngineLimits:
         max_cached_tokens: Largest number of rows times positions in the KV cache; jobs wait until they fit.
         prefill_tokens: Prompt tokens read between two tokens of running rows. More reads prompts faster, less delays
             running answers less.
+        kept_tokens: Positions of earlier texts whose keys and values are kept, so that the next turn of a conversation at the same
+            preference is read on from there; 0 keeps none.
 
     Raises:
-        ConfigError: A limit is below 1.
+        ConfigError: A limit is below 1, or ``kept_tokens`` below 0.
     """
 
     max_rows: int = 32
@@ -39,11 +41,13 @@ class EngineLimits:
     max_prompt_tokens: int | None = None
     max_cached_tokens: int = 32_768
     prefill_tokens: int = 256
+    kept_tokens: int = 8192
 
     def __post_init__(self) -> None:
         for limit, value in vars(self).items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{limit} must be at least 1, got {value}")
+            least = 0 if limit == "kept_tokens" else 1
+            if value is not None and value < least:
+                raise ConfigError(f"{limit} must be at least {least}, got {value}")
 
 
 class ServeConfig(BaseModel):
@@ -67,6 +71,8 @@ class ServeConfig(BaseModel):
             error; the answer states them.
         auto: Folder of a head that ``paretune auto fit`` wrote, which chooses the preference of requests that ask for ``auto``.
         rate: Requests a minute of one API key, of which it may send a minute's at once; by default any.
+        kept_tokens: Positions of earlier texts whose keys and values are kept, so that the next turn of a conversation at the same
+            preference is read on from there; 0 keeps none.
         share: Largest number of answers of one API key that run or wait at once; by default half of ``max_rows + queue`` where
             there are several keys.
     """
@@ -86,6 +92,7 @@ class ServeConfig(BaseModel):
     lenient: bool = False
     auto: str | None = None
     rate: Positive | None = None
+    kept_tokens: Annotated[int, Ge(0)] = EngineLimits.kept_tokens
     share: Count | None = None
 
     @property
@@ -101,7 +108,7 @@ class ServeConfig(BaseModel):
     @property
     def engine_limits(self) -> EngineLimits:
         """Limits of the engine in this process."""
-        return EngineLimits(self.max_rows, self.queue, self.max_prompt_tokens)
+        return EngineLimits(self.max_rows, self.queue, self.max_prompt_tokens, kept_tokens=self.kept_tokens)
 
     @classmethod
     def read(cls, run: Path | None, options: Mapping[str, Any]) -> ServeConfig:

@@ -126,6 +126,7 @@ class End:
         completion_tokens: Tokens of the answer, its end of turn included.
         first_token_seconds: Seconds from submission to the first token; None without a token, or upstream.
         message: What went wrong, where the reason is ``error``.
+        cached_tokens: Tokens of the prompt that were not read again, as an answer to what they begin with was given before.
         told: The upstream server's own word for the reason, where it is ``other``.
     """
 
@@ -135,6 +136,7 @@ class End:
     first_token_seconds: float | None = None
     message: str = ""
     told: str = ""
+    cached_tokens: int = 0
 
     @property
     def finish_reason(self) -> str:

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
 CHARACTERS = 8
 """Characters per token; of prompts with more than this, the first part is tokenised alone."""
-FIGURES = ("running", "waiting", "rows", "cached_tokens", "tokens", "prompt_tokens", "tokens_per_second")
+FIGURES = (
+    "running",
+    "waiting",
+    "rows",
+    "cached_tokens",
+    "tokens",
+    "prompt_tokens",
+    "reused_tokens",
+    "tokens_per_second",
+)
 
 
 class LocalBackend:

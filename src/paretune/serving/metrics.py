@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-COUNTERS = ("tokens", "prompt_tokens", "finished", "failed")
+COUNTERS = ("tokens", "prompt_tokens", "reused_tokens", "finished", "failed")
 """Figures of a backend that only grow; the others are current values."""
 
 

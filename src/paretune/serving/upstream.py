@@ -376,7 +376,9 @@ class _Relay:
         finally:
             tokens = int(usage.get("completion_tokens") or pieces)
             prompt, word = int(usage.get("prompt_tokens") or 0), told if reason == "other" else ""
-            self._end = End(reason, prompt, tokens, message=message, told=word)
+            details = usage.get("prompt_tokens_details")
+            cached = int(details.get("cached_tokens") or 0) if isinstance(details, dict) else 0
+            self._end = End(reason, prompt, tokens, message=message, told=word, cached_tokens=cached)
             await self._response.aclose()
 
     def close(self, _: asyncio.Task[None]) -> None:

@@ -1,1 +1,1 @@
-"""Batched decoding of concurrent jobs: engine, admission, request, detokenise, stream, stats."""
+"""Batched decoding of concurrent jobs: engine, admission, request, detokenise, stream, kept_texts, stats."""

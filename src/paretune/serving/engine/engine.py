@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -18,6 +19,7 @@ from paretune.policies.policy import Policy
 from paretune.serving.config import EngineLimits
 from paretune.serving.engine.admission import Intake
 from paretune.serving.engine.detokenise import Characters, StoppableText
+from paretune.serving.engine.kept_texts import KeptText, KeptTexts, Reader
 from paretune.serving.engine.request import Request
 from paretune.serving.engine.stats import EngineStats, Totals
 from paretune.serving.engine.stream import Stream
@@ -60,6 +62,7 @@ class Engine:
         self._running: dict[Slot, Request] = {}
         self._batch = self._empty()
         self._readings: list[Batch] = []
+        self._kept = KeptTexts(limits.kept_tokens)
         self._turn = 0
         self._totals = Totals()
 
@@ -174,6 +177,7 @@ class Engine:
             cached_tokens=sum(batch.cached for batch in batches),
             tokens=totals.tokens,
             prompt_tokens=totals.prompt_tokens,
+            reused_tokens=totals.reused_tokens,
             tokens_per_second=totals.tokens_per_second,
             first_tokens=totals.first_tokens,
             first_token_seconds=totals.first_token_seconds,
@@ -225,6 +229,7 @@ class Engine:
             self._end(request, reason, message)
         self._running.clear()
         self._batch, self._readings = self._empty(), []
+        self._kept.clear()
 
     def _await_work(self) -> bool:
         """Wait for work; return whether to go on."""
@@ -267,18 +272,23 @@ class Engine:
         """Remove the rows that are finished, or whose jobs have ended."""
         gone = [row for row in batch.rows if self._running[row].ended or row.finished(self.lm.stops)]
         for row in gone:
-            del self._running[row]
+            request = self._running.pop(row)
+            if self._kept.most and not batch.unread and len(request.rows) == 1 and math.isfinite(row.logp):
+                for kind, tokens, states in batch.texts(row):
+                    self._kept.keep(Reader.of(request.job.client, row.gates_of(kind)), tokens, states)
         batch.leave(gone)
 
     def _admitted(self) -> Batch:
         """Return a batch of as many waiting jobs as there is room for and as can be read together in one go.
 
-        Of the waiting jobs the next is the oldest of the client that has the fewest rows.
+        Of the waiting jobs the next is the oldest of the client that has the fewest rows. One whose prompt goes on from a text that
+        is kept is read on its own.
         """
         used = sum(batch.copies for batch in (self._batch, *self._readings))
         copies, width = 0, 0
         longest = max((request.length for request in self._running.values()), default=0)
         taken: list[Request] = []
+        known: list[tuple[KeptText, int]] = []
         with self._changed:
             held = Counter[str]()
             for request in set(self._running.values()):
@@ -291,8 +301,12 @@ class Engine:
                 total = used + copies
                 if total > self.limits.max_rows or total * longest > self.limits.max_cached_tokens:
                     break
-                if taken and copies * width > self.limits.prefill_tokens:
+                if known or (taken and copies * width > self.limits.prefill_tokens):
                     break
+                found = self._known(request)
+                if taken and found:
+                    break
+                known = found
                 self._waiting.remove(request)
                 taken.append(request)
                 held[request.job.client] += request.copies
@@ -301,7 +315,25 @@ class Engine:
         for request in taken:
             request.begun = now
             self._totals.prompt_tokens += request.stream.prompt_tokens
-        return Batch(self.lm, self._steering, [row for request in taken for row in request.rows])
+        batch = Batch(self.lm, self._steering, [row for request in taken for row in request.rows])
+        if known:
+            (request,) = taken
+            states = [(text.states, common) for text, common in known]
+            if self._attempt(lambda: batch.go_on_from(states), batch):
+                request.reused = max(0, request.stream.prompt_tokens - batch.unread)
+                self._totals.reused_tokens += request.reused
+        return batch
+
+    def _known(self, request: Request) -> list[tuple[KeptText, int]]:
+        """Return for each copy of a job's rows the kept text that its prompt goes on from; none where one has none."""
+        known = []
+        for row in request.rows:
+            for kind in row.kinds:
+                found = self._kept.find(Reader.of(request.job.client, row.gates_of(kind)), row.read_by(kind))
+                if found is None:
+                    return []
+                known.append(found)
+        return known
 
     def _next_reading(self) -> Batch:
         """Return the batch whose prompts are read on: in turn the one that is nearest to its end, and the oldest.
@@ -324,7 +356,7 @@ class Engine:
         if batch in self._readings:
             self._readings.remove(batch)
 
-    def _attempt(self, work: Callable[[], None], *batches: Batch) -> bool:
+    def _attempt(self, work: Callable[[], object], *batches: Batch) -> bool:
         """Run one step of work on batches; if it fails, their jobs end and the engine continues without them."""
         try:
             work()
@@ -370,7 +402,10 @@ class Engine:
         seconds = None if request.begun is None else time.monotonic() - request.begun
         self._totals.count_end(reason, seconds)
         prompt_tokens = request.stream.prompt_tokens
-        self._put(request, End(reason, prompt_tokens, request.decoded, request.first_token, message))
+        told = End(
+            reason, prompt_tokens, request.decoded, request.first_token, message, cached_tokens=request.reused
+        )
+        self._put(request, told)
 
     def _put(self, request: Request, event: Event) -> None:
         try:

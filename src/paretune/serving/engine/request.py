@@ -34,6 +34,7 @@ class Request:
         first_token: Seconds from submission to the first token; None before it.
         decoded: Number of tokens of the answer that were decoded.
         sent: Number of tokens that were sent in pieces.
+        reused: Tokens of the prompt that were taken over from a text that was read before.
         ended: Whether the End was sent.
     """
 
@@ -49,6 +50,7 @@ class Request:
     first_token: float | None = None
     decoded: int = 0
     sent: int = 0
+    reused: int = 0
     ended: bool = False
 
     @property

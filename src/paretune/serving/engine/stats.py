@@ -26,7 +26,8 @@ class EngineStats:
         rows: Rows of the next forward; a mixed policy takes several per job.
         cached_tokens: Positions in the KV cache, padding included.
         tokens: Tokens sampled in total.
-        prompt_tokens: Prompt tokens read in total.
+        prompt_tokens: Tokens of prompts in total.
+        reused_tokens: Those of them that were taken over from texts read before.
         tokens_per_second: Recent sampling speed while there was work.
         first_tokens: Number of answers that have their first token.
         first_token_seconds: Sum of their times from submission to the first token.
@@ -39,6 +40,7 @@ class EngineStats:
     cached_tokens: int
     tokens: int
     prompt_tokens: int
+    reused_tokens: int
     tokens_per_second: float
     first_tokens: int
     first_token_seconds: float
@@ -51,7 +53,8 @@ class Totals:
 
     Attributes:
         tokens: Tokens sampled.
-        prompt_tokens: Prompt tokens read.
+        prompt_tokens: Tokens of prompts.
+        reused_tokens: Those of them that were not read again.
         first_tokens: Answers that have their first token.
         first_token_seconds: Sum of their times from submission to it.
         service_seconds: Running mean of the seconds from the start of an answer to its end.
@@ -61,6 +64,7 @@ class Totals:
 
     tokens: int = 0
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     first_tokens: int = 0
     first_token_seconds: float = 0.0
     service_seconds: float = FIRST_GUESS

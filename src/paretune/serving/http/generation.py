@@ -53,6 +53,7 @@ class Generation:
     feed: Feed = field(default_factory=Feed)
     answers: list[Cancellable] = field(default_factory=list)
     prompt_tokens: dict[int, int] = field(default_factory=dict)
+    cached_tokens: dict[int, int] = field(default_factory=dict)
     completion_tokens: int = 0
     started: float = field(default_factory=time.perf_counter)
     first: bool = True
@@ -107,14 +108,19 @@ class Generation:
         if isinstance(event, End):
             self.completion_tokens += event.completion_tokens
             self.prompt_tokens[choice] = event.prompt_tokens
+            self.cached_tokens[choice] = event.cached_tokens
 
-    def usage(self, per_prompt: int) -> dict[str, int]:
+    def usage(self, per_prompt: int) -> dict[str, Any]:
         """Return token counts; a prompt counts once for all answers to it."""
-        prompt = sum(count for choice, count in self.prompt_tokens.items() if choice % per_prompt == 0)
+        prompt, cached = (
+            sum(count for choice, count in counts.items() if choice % per_prompt == 0)
+            for counts in (self.prompt_tokens, self.cached_tokens)
+        )
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self.completion_tokens,
             "total_tokens": prompt + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
 
 
