@@ -138,6 +138,29 @@ def test_jobs_that_go_on_from_a_text_are_served_beside_others(policies: dict[str
         assert engine.stats.reused_tokens > 0
 
 
+def test_where_memory_is_short_the_engine_goes_on(
+    policies: dict[str, Policy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that cannot be kept costs nothing but itself; one that cannot be taken over ends the job that asks, and no other."""
+    job = Job("soup", (Message("user", LONG),), HALF, Sampling(4, 0.0))
+
+    def full(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with Engine(policies, EngineLimits()) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Batch, "texts", full)
+            first = ask(engine, job)
+            assert first.end.reason == "length"
+        assert ask(engine, job).end.cached_tokens == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Batch, "go_on_from", full)
+            ended = ask(engine, job).end
+            assert (ended.reason, ended.message) == ("error", "the model failed: out of memory")
+        again = ask(engine, job)
+        assert again.end.cached_tokens > 0 and again.tokens == first.tokens
+
+
 def states_of(count: int) -> RowStates:
     return [(torch.zeros(1, count, 2), torch.zeros(1, count, 2))]
 

@@ -274,9 +274,17 @@ class Engine:
         for row in gone:
             request = self._running.pop(row)
             if self._kept.most and not batch.unread and len(request.rows) == 1 and math.isfinite(row.logp):
-                for kind, tokens, states in batch.texts(row):
-                    self._kept.keep(Reader.of(request.job.client, row.gates_of(kind)), tokens, states)
+                self._keep(batch, row, request.job.client)
         batch.leave(gone)
+
+    def _keep(self, batch: Batch, row: Slot, client: str) -> None:
+        """Keep what was read of a row; where memory is short, nothing is kept any longer, and no answer is lost."""
+        try:
+            for kind, tokens, states in batch.texts(row):
+                self._kept.keep(Reader.of(client, row.gates_of(kind)), tokens, states)
+        except Exception:
+            logger.exception("a text could not be kept; its next turn is read anew")
+            self._kept.clear()
 
     def _admitted(self) -> Batch:
         """Return a batch of as many waiting jobs as there is room for and as can be read together in one go.
@@ -319,9 +327,10 @@ class Engine:
         if known:
             (request,) = taken
             states = [(text.states, common) for text, common in known]
-            if self._attempt(lambda: batch.go_on_from(states), batch):
-                request.reused = max(0, request.stream.prompt_tokens - batch.unread)
-                self._totals.reused_tokens += request.reused
+            if not self._attempt(lambda: batch.go_on_from(states), batch):
+                return self._empty()
+            request.reused = max(0, request.stream.prompt_tokens - batch.unread)
+            self._totals.reused_tokens += request.reused
         return batch
 
     def _known(self, request: Request) -> list[tuple[KeptText, int]]:
