@@ -31,10 +31,10 @@ from paretune.generation.mixing import (
 )
 from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.targets import target_shapes
 from paretune.policies.mixed import candidate_seed
 from paretune.policies.one_pass import chosen_logps
 from paretune.policies.policy import Policy
+from support.adapters import random_adapter
 from support.world import make_dataset
 
 OBJECTIVES = ("short", "good")
@@ -237,18 +237,7 @@ def test_bad_rules_are_refused() -> None:
 @pytest.fixture(scope="module")
 def adapters(lm: LanguageModel) -> list[Adapter]:
     """Three random adapters, strong enough that they disagree."""
-    made = []
-    for seed in range(3):
-        generator = torch.Generator().manual_seed(seed)
-        factors = {
-            path: (
-                torch.randn(out, 2, generator=generator) * 0.4,
-                torch.randn(2, inputs, generator=generator) * 0.4,
-            )
-            for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
-        }
-        made.append(Adapter(factors, 1.5, lm.fingerprint, {"method": "dpo", "beta": 0.1}))
-    return made
+    return [random_adapter(lm, seed, info={"method": "dpo", "beta": 0.1}) for seed in range(3)]
 
 
 def single(lm: LanguageModel, adapter: Adapter) -> Callable[[list[int]], Tensor]:

@@ -13,11 +13,10 @@ from paretune.core.sampling import Sampling
 from paretune.generation import prefill
 from paretune.generation.batch import Batch
 from paretune.generation.generate import Response, attached, generate, response_logps
-from paretune.models.adapter import Adapter
 from paretune.models.kv_cache import growing_cache, rows_beginning, rows_gathered
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import BEGINNING, share_beginning
-from paretune.models.targets import target_shapes
+from support.adapters import random_adapter
 
 DRAWN = Sampling(5, temperature=1.0, batch_size=64)
 SYSTEM = list(range(3, 15))
@@ -37,19 +36,6 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(Batch, "_forward", noted)
     return found
-
-
-def adapter_of(lm: LanguageModel) -> Adapter:
-    """A random adapter of rank 2, strong enough to change what is said."""
-    generator = torch.Generator().manual_seed(0)
-    factors = {
-        path: (
-            torch.randn(out, 2, generator=generator) * 0.4,
-            torch.randn(2, inputs, generator=generator) * 0.4,
-        )
-        for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
-    }
-    return Adapter(factors, 1.5, lm.fingerprint, {"method": "dpo", "beta": 0.1})
 
 
 def made_prompts(count: int, longest: int, beginning: list[int]) -> list[list[int]]:
@@ -73,7 +59,7 @@ def test_what_prompts_begin_with_is_read_once_for_each_vector_of_gates(
     prompts = made_prompts(8, 9, SYSTEM)
     gates = torch.tensor([[1.0, 0.0], [0.3, 0.7]])[[0, 1] * 4] if steered else None
     kinds = 2 if steered else 1
-    with attached(lm, adapter_of(lm)) as steering:
+    with attached(lm, random_adapter(lm, 0)) as steering:
         alone = [
             generate(lm, [prompt], DRAWN, [n], steering, None if gates is None else gates[[n]])[0]
             for n, prompt in enumerate(prompts)
@@ -124,7 +110,7 @@ def test_log_probabilities_behind_a_common_beginning_are_those_behind_whole_prom
     prompts = made_prompts(6, 9, SYSTEM)
     groups = [(p, [[chance.randrange(3, 18) for _ in range(n % 3 + 1)]]) for n, p in enumerate(prompts)]
     gates = torch.tensor([1.0, 0.5]) if steered else None
-    with attached(lm, adapter_of(lm)) as steering:
+    with attached(lm, random_adapter(lm, 0)) as steering:
         alone = [response_logps(lm, [group], steering, gates)[0] for group in groups]
         before = counts().tokens_read
         together = response_logps(lm, groups, steering, gates)

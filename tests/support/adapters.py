@@ -1,4 +1,4 @@
-"""Runs of training on the tiny model, and a comparison of adapters."""
+"""Runs of training on the tiny model, random adapters, and a comparison of adapters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from paretune.models.adapter import Adapter
 from paretune.models.distributed import start
 from paretune.models.language_model import LanguageModel
+from paretune.models.targets import target_shapes
 from paretune.training.loop import Training, TrainingRun
 
 TRAINING = Training(
@@ -29,6 +31,19 @@ def training_run(
     return TrainingRun(
         lm, settings, start(lm.device), folder / "checkpoint.safetensors", "t", "key", **values
     )  # type: ignore[arg-type]
+
+
+def random_adapter(lm: LanguageModel, seed: int, size: float = 0.4, info: dict | None = None) -> Adapter:
+    """Return an adapter of rank 2, by default strong enough that its texts differ from those of others."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        path: (
+            torch.randn(out, 2, generator=generator) * size,
+            torch.randn(2, inputs, generator=generator) * size,
+        )
+        for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
+    }
+    return Adapter(factors, 1.5, lm.fingerprint, info or {})
 
 
 def adapters_equal(first: object, second: object) -> bool:

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, Request, sync_playwright
 
 from paretune.core.preference import Preference, preference_grid
 from paretune.data.readers import write_jsonl
 from paretune.generation.mixing import Mixing
-from paretune.models.adapter import Adapter
 from paretune.models.language_model import LanguageModel
-from paretune.models.targets import target_shapes
 from paretune.policies.catalogue import find_sources
 from paretune.policies.policy import Policy
 from paretune.policies.policy_file import BaseChoice
@@ -32,6 +29,7 @@ from paretune.serving.service import Service
 from paretune.serving.sources import serve_source
 from paretune.serving.store.store import Store
 from support import records
+from support.adapters import random_adapter
 from support.serve_world import live
 
 NAMES = ("concise", "warm", "plain", "bold")
@@ -42,19 +40,6 @@ FLAGS = (
 WIDE, PHONE, NARROW, LARGE = (1280, 900), (390, 844), (320, 640), (1920, 1080)
 HALF = (640, 450)
 """What a window of 1280 x 900 pixels shows at a zoom of 200 %."""
-
-
-def random_adapter(lm: LanguageModel, seed: int) -> Adapter:
-    """Return an adapter strong enough that its texts differ from those of others."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = {
-        path: (
-            torch.randn(out, 2, generator=generator) * 0.4,
-            torch.randn(2, inputs, generator=generator) * 0.4,
-        )
-        for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
-    }
-    return Adapter(factors, 1.5, lm.fingerprint)
 
 
 def measured(preferences: Sequence[Preference]) -> list[dict]:

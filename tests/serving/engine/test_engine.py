@@ -24,7 +24,6 @@ from paretune.generation.batch import Batch, Slot
 from paretune.generation.generate import Response, generate
 from paretune.generation.mixing import Mixing
 from paretune.generation.rescoring import Augmentation
-from paretune.models.adapter import Adapter
 from paretune.models.embedded import EMBEDDED, embedded_gguf
 from paretune.models.kv_cache import ROOM, growing_cache, rows_join, rows_leave
 from paretune.models.language_model import LanguageModel, load
@@ -47,6 +46,7 @@ from paretune.serving.events import (
     Unavailable,
     Unsupported,
 )
+from support.adapters import random_adapter
 from support.world import TAGS, WORDS, make_dataset, write_model
 
 OBJECTIVES = ("short", "good")
@@ -60,18 +60,6 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         return load(str(folder), "float32", "cpu")
-
-
-def random_adapter(lm: LanguageModel, seed: int, size: float = 0.4) -> Adapter:
-    generator = torch.Generator().manual_seed(seed)
-    factors = {
-        path: (
-            torch.randn(out, 2, generator=generator) * size,
-            torch.randn(2, inputs, generator=generator) * size,
-        )
-        for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
-    }
-    return Adapter(factors, 1.5, lm.fingerprint)
 
 
 def random_values(lm: LanguageModel) -> Values:

@@ -13,37 +13,24 @@ from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
 from paretune.generation.batch import Batch
 from paretune.generation.mixing import Mixing
-from paretune.models.adapter import Adapter
 from paretune.models.kv_cache import RowStates
 from paretune.models.language_model import LanguageModel
-from paretune.models.targets import target_shapes
 from paretune.policies.policy import Policy
 from paretune.serving.config import EngineLimits, ServeConfig
 from paretune.serving.engine.engine import Engine
 from paretune.serving.engine.kept_texts import SHORTEST, KeptTexts, Reader
 from paretune.serving.engine.stream import Answer, gather
 from paretune.serving.events import Job
+from support.adapters import random_adapter
 
 OBJECTIVES = ("short", "good")
 LONG = "red sun good blue kind tree " * 4
 HALF, LEANING = Preference(OBJECTIVES, (0.5, 0.5)), Preference(OBJECTIVES, (0.8, 0.2))
 
 
-def adapter_of(lm: LanguageModel, seed: int) -> Adapter:
-    generator = torch.Generator().manual_seed(seed)
-    factors = {
-        path: (
-            torch.randn(out, 2, generator=generator) * 0.4,
-            torch.randn(2, inputs, generator=generator) * 0.4,
-        )
-        for path, (out, inputs) in target_shapes(lm.model, ["q_proj", "v_proj"]).items()
-    }
-    return Adapter(factors, 1.5, lm.fingerprint)
-
-
 @pytest.fixture(scope="module")
 def policies(lm: LanguageModel) -> dict[str, Policy]:
-    adapters = [adapter_of(lm, seed) for seed in range(2)]
+    adapters = [random_adapter(lm, seed) for seed in range(2)]
     made = [
         Policy.base(lm, OBJECTIVES),
         Policy.soup("soup", lm, OBJECTIVES, adapters),
