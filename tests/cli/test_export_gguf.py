@@ -9,8 +9,8 @@ import pytest
 from paretune.models.language_model import LanguageModel, load
 from paretune.policies.gguf_export import Blocks
 from paretune.policies.policy import Policy
+from support.adapters import random_adapter
 from support.command import call
-from support.studio_world import random_adapter
 from support.tiny_models import byte_tokenizer, write_random
 
 pytest.importorskip("gguf")

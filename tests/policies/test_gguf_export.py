@@ -25,8 +25,7 @@ from paretune.policies.gguf_export import Blocks, export_at, export_blocks
 from paretune.policies.policy import Policy
 from paretune.training.lab import Lab
 from support import records
-from support.adapters import TRAINING
-from support.studio_world import random_adapter
+from support.adapters import TRAINING, random_adapter
 from support.tiny_models import piece_tokenizer, write_random
 from support.world import make_dataset
 

@@ -22,8 +22,8 @@ from paretune.policies.policy import Policy
 from paretune.serving.config import ServeConfig
 from paretune.serving.service import Service
 from paretune.serving.upstream import Upstream
+from support.adapters import random_adapter
 from support.serve_world import live
-from support.studio_world import random_adapter
 
 OBJECTIVES = ("short", "good")
 CHAT = {"messages": [{"role": "user", "content": "red sun"}], "max_tokens": 4}

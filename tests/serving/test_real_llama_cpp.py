@@ -20,7 +20,7 @@ from paretune.policies.policy import Policy
 from paretune.serving.config import ServeConfig
 from paretune.serving.events import Job
 from paretune.serving.upstream import Upstream
-from support.studio_world import random_adapter
+from support.adapters import random_adapter
 from support.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip(

@@ -24,10 +24,11 @@ from paretune.serving.config import ServeConfig
 from paretune.serving.engine.engine import Engine
 from paretune.serving.events import End, Job, Piece
 from paretune.serving.upstream import Upstream
+from support.adapters import random_adapter
 from support.chat_models import TOOL_TEMPLATES, write_chat_model
 from support.serve_world import live
 from support.served_run import client_of, service_of
-from support.studio_world import random_adapter, write_run
+from support.studio_world import write_run
 
 pytest.importorskip("llguidance")
 
