@@ -63,12 +63,17 @@ class PackedBatch:
     lengths: Tensor
 
 
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two texts begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many tokens prompts begin with alike, each with one more at least behind them; 0 below :data:`BEGINNING`."""
     texts = [list(prompt[:-1]) for prompt in prompts]
     # What the first and the last in order have in common, all have.
-    pairs = zip(min(texts), max(texts), strict=False)
-    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    common = common_length(min(texts), max(texts))
     return common if common >= BEGINNING and len(prompts) > 1 else 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paretune.models.kv_cache import RowStates
+from paretune.models.packing import common_length
 
 SHORTEST = 16
 """Fewest tokens that are worth taking over."""
@@ -69,10 +70,11 @@ class KeptTexts:
 
         The last token of a prompt is always read, as what follows is drawn behind it.
         """
+        before = prompt[:-1]
         best: tuple[int, tuple[Reader, tuple[int, ...]]] | None = None
         for key in self._texts:
             if key[0] == reader:
-                common = _common(key[1], prompt[:-1])
+                common = common_length(key[1], before)
                 if common >= SHORTEST and (best is None or common > best[0]):
                     best = common, key
         if best is None:
@@ -95,10 +97,3 @@ class KeptTexts:
     def clear(self) -> None:
         """Keep none of them any longer."""
         self._texts.clear()
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    for number, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return number
-    return min(len(first), len(second))
