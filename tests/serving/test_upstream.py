@@ -35,13 +35,15 @@ def status(code: int, body: object = None, **headers: str) -> Behaviour:
     return behave
 
 
-def stream(reason: str) -> Behaviour:
+def stream(reason: str, **usage: object) -> Behaviour:
     def behave(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("connection", "close")
         handler.end_headers()
         for choice in ({"delta": {"content": "hello"}}, {"delta": {}, "finish_reason": reason}):
             handler.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        if usage:
+            handler.wfile.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
         handler.wfile.write(b"data: [DONE]\n\n")
 
     return behave
@@ -127,6 +129,19 @@ def test_reasons_to_finish_pass_through(reason: str) -> None:
             f"{address}/v1/chat/completions", json={**CHAT, "stream": True}, timeout=20
         ).text
         assert f'"finish_reason": "{reason}"' in streamed
+
+
+@pytest.mark.parametrize(
+    "details, cached", [({"cached_tokens": 7}, 7), ({"cached_tokens": None}, 0), (None, 0)]
+)
+def test_usage_is_what_upstream_says(details: object, cached: int) -> None:
+    with router(stream("stop", prompt_tokens=9, completion_tokens=2, prompt_tokens_details=details)) as (
+        url,
+        _,
+    ):
+        usage = httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=20).json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 2)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": cached}
 
 
 @pytest.mark.parametrize("text", ["word " * 21, "x" * 200], ids=["words", "characters"])
