@@ -9,6 +9,9 @@ A claim names what is compared; its verdict follows from the figures alone. Scor
 prompt, and intervals cover prompts and training seeds (docs/statistics.md). The p-values of the claims of one config are judged
 together (Holm).
 
+A claim is set aside, with no verdict on the page, where more than :data:`SENSE` of the answers of a policy that it compares
+collapsed at some preference; its p-value counts among those of its config all the same.
+
 - *above*: the first is better than the second. It holds where that is shown; it does not hold where the opposite is shown, or where
   the whole 95 % interval lies below :data:`MARGIN`; else it could not be seen.
 - *no worse*: the first is not worse than the second by :data:`MARGIN` or more. It holds where that is shown; it does not hold where
@@ -45,6 +48,8 @@ FOLDER = Path("docs/results")
 MARGIN = 0.1
 """The smallest difference that would change what somebody does, in deviations of a score; set before a measurement."""
 LEVEL = 0.95
+SENSE = 0.03
+"""The largest share of collapsed answers, at each preference of each policy, with which a claim is judged."""
 MIXTURE = "mixture of its corners"
 """What serving a method's own answers at the corners by chance gives, each seed its own."""
 
@@ -495,6 +500,15 @@ def row(claim: Claim, result: Found, measured: Measured) -> dict[str, Any]:
     }
 
 
+def split(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return judged rows: those of policies that write sense at every preference, and those that are set aside."""
+    kept: list[dict[str, Any]] = []
+    aside: list[dict[str, Any]] = []
+    for each in judged(rows):
+        (aside if max(each["collapsed"].values()) > SENSE else kept).append(each)
+    return kept, aside
+
+
 def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with adjusted p-values and verdicts, in the order of :data:`CLAIMS`."""
     known = {row["claim"]: row for row in rows}
@@ -517,8 +531,8 @@ def verdict(row: Mapping[str, Any], p: float) -> str:
     return "does not hold" if wrong else "could not be seen"
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of claims."""
+def page(rows: Sequence[Mapping[str, Any]], aside: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of claims, and a line for each that is set aside."""
     head = [
         "claim",
         "verdict",
@@ -546,7 +560,15 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
                 percent(max(each["collapsed"].values())),
             ]
         )
-    return "\n".join(table(head, lines))
+    lost = [
+        f"- *{each['says']}* ({each['source']}, `{each['config']}`): up to {percent(max(each['collapsed'].values()))}; "
+        f"{each['compared']} measured {number(each['effect'], 2)} [{number(each['low'], 2)}, {number(each['high'], 2)}]."
+        for each in aside
+    ]
+    if lost:
+        title = f"Set aside, without a verdict, as more than {percent(SENSE)} of answers collapsed at some preference:"
+        lost = ["", title, "", *lost]
+    return "\n".join([*table(head, lines), *lost])
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -591,10 +613,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="*", metavar="CONFIG=RUN")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args(given)
-    file, document = FOLDER / "claims.json", FOLDER / "claims.md"
+    file, set_aside, document = (
+        FOLDER / name for name in ("claims.json", "claims-set-aside.json", "claims.md")
+    )
     if arguments.check and arguments.runs:
         parser.error("give runs to judge, or --check alone")
-    rows = {row["claim"]: row for row in read_json(file)} if file.exists() else {}
+    rows = {row["claim"]: row for known in (file, set_aside) if known.exists() for row in read_json(known)}
     for word in arguments.runs:
         config, _, folder = word.partition("=")
         if not folder or config not in {claim.config for claim in CLAIMS}:
@@ -605,14 +629,15 @@ def main(given: Sequence[str] | None = None) -> None:
         except ParetuneError as error:
             sys.exit(f"{word}: {error}")
         rows |= {each["claim"]: each for each in new}
-    entries = judged(list(rows.values()))
+    entries, aside = split(list(rows.values()))
     old = document.read_text(encoding="utf-8")
-    text = replaced(old, page(entries))
+    text = replaced(old, page(entries, aside))
     if arguments.check:
         if text != old:
             sys.exit(f"{document}: not what {file} gives; run python -m benchmarks.claims")
         return
     write_json(file, [dict(rounded(each)) for each in entries])
+    write_json(set_aside, [dict(rounded(each)) for each in aside])
     draw(entries, FOLDER / "claims.png")
     write_text(document, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.claims import (
     judged,
     mixed,
     row,
+    split,
     verdict,
 )
 from paretune.core.errors import ParetuneError
@@ -168,6 +170,22 @@ def test_claims_are_judged_together_and_in_their_order() -> None:
     assert {each["verdict"] for each in rows} == {"could not be seen"}
 
 
+def test_a_claim_whose_policies_lose_their_sense_is_set_aside_and_said() -> None:
+    asked = [replace(claim("above"), name=each.name) for each in CLAIMS[:2]]
+    worlds = [world(0, {"a": (1.0, 0.0), "b": (1.0, collapsed)}, a=0.6, b=0.0) for collapsed in (0.031, 0.03)]
+    rows = [row(one, found(one, each), each) for one, each in zip(asked, worlds, strict=True)]
+    kept, aside = split(rows[::-1])
+    assert [each["claim"] for each in kept] == [asked[1].name]
+    assert kept[0]["adjusted"] == min(1, 2 * kept[0]["p_value"]), "what is set aside was tested too"
+    assert [each["claim"] for each in aside] == [asked[0].name]
+    text = claims.page(kept, aside)
+    assert "Set aside, without a verdict, as more than 3 % of answers collapsed at some preference:" in text
+    assert (
+        text.count("- *It is so* (a paper, `configs/proof.yaml`): up to 3.1 %; a less b measured 0.51 [") == 1
+    )
+    assert "Set aside" not in claims.page(kept, [])
+
+
 def test_a_method_that_was_not_measured_is_named() -> None:
     with pytest.raises(
         ParetuneError, match="proof: the run has no method 'c', which the claim 'it' compares"
@@ -188,7 +206,9 @@ def test_the_page_is_what_its_figures_give() -> None:
     claims.main(["--check"])
     cost_axis.main(["--check"])
     rows = read_json(FOLDER / "claims.json")
-    again = judged(rows)
+    assert all(max(each["collapsed"].values()) <= claims.SENSE for each in rows)
+    again, _ = split(rows + read_json(FOLDER / "claims-set-aside.json"))
+    assert len(again) == len(rows)
     assert [each["verdict"] for each in again] == [each["verdict"] for each in rows], (
         "they follow from the figures"
     )
