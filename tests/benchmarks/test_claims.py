@@ -59,7 +59,7 @@ def policies(methods: dict[str, tuple[float, float]]) -> Any:
             SimpleNamespace(
                 name=f"{name}-seed-0",
                 cost=SimpleNamespace(seconds=seconds, tokens=1000),
-                points=[SimpleNamespace(collapse_rate=collapsed)],
+                points=[SimpleNamespace(preference={"concise": 1.0, "warm": 0.0}, collapse_rate=collapsed)],
             )
             for name, (seconds, collapsed) in methods.items()
         ]
@@ -170,7 +170,19 @@ def test_claims_are_judged_together_and_in_their_order() -> None:
     assert {each["verdict"] for each in rows} == {"could not be seen"}
 
 
-def test_a_claim_whose_policies_lose_their_sense_is_set_aside_and_said() -> None:
+def test_collapse_is_the_share_at_a_preference_of_all_seeds() -> None:
+    def seed(number: int, *rates: float) -> SimpleNamespace:
+        points = [
+            SimpleNamespace(preference=dict(zip(NAMES, weights.tolist(), strict=True)), collapse_rate=rate)
+            for weights, rate in zip(WEIGHTS, rates, strict=True)
+        ]
+        return SimpleNamespace(name=f"a-seed-{number}", points=points)
+
+    record: Any = SimpleNamespace(policies=[seed(0, 0.04, 0.0, 0.01), seed(1, 0.0, 0.0, 0.05)])
+    assert Measured({}, record).collapse("a") == pytest.approx(0.03), "not the worst of six small samples"
+
+
+def test_a_claim_whose_methods_lose_their_sense_is_set_aside_and_said() -> None:
     asked = [replace(claim("above"), name=each.name) for each in CLAIMS[:2]]
     worlds = [world(0, {"a": (1.0, 0.0), "b": (1.0, collapsed)}, a=0.6, b=0.0) for collapsed in (0.031, 0.03)]
     rows = [row(one, found(one, each), each) for one, each in zip(asked, worlds, strict=True)]
