@@ -10,7 +10,7 @@ prompt, and intervals cover prompts and training seeds (docs/statistics.md). The
 together (Holm).
 
 A claim is set aside, with no verdict on the page, where more than :data:`SENSE` of the answers of a method that it compares
-collapsed at some preference, all seeds together; its p-value counts among those of its config all the same.
+collapsed at some preference, in any seed; its p-value counts among those of its config all the same.
 
 - *above*: the first is better than the second. It holds where that is shown; it does not hold where the opposite is shown, or where
   the whole 95 % interval lies below :data:`MARGIN`; else it could not be seen.
@@ -49,7 +49,7 @@ MARGIN = 0.1
 """The smallest difference that would change what somebody does, in deviations of a score; set before a measurement."""
 LEVEL = 0.95
 SENSE = 0.03
-"""The largest share of collapsed answers, at each preference of each method, all seeds together, with which a claim is judged."""
+"""The largest share of collapsed answers, at each preference of each seed, with which a claim is judged."""
 MIXTURE = "mixture of its corners"
 """What serving a method's own answers at the corners by chance gives, each seed its own."""
 
@@ -373,12 +373,8 @@ class Measured:
         return _mean(self.cpu.get(each.name) for each in self.policies(method))
 
     def collapse(self, method: str) -> float:
-        """Return the largest share of collapsed answers at a preference, of all seeds' answers to the same number of prompts."""
-        rates: dict[tuple[tuple[str, float], ...], list[float]] = {}
-        for each in self.policies(method):
-            for point in each.points:
-                rates.setdefault(tuple(sorted(point.preference.items())), []).append(point.collapse_rate)
-        return max(float(np.mean(seeds)) for seeds in rates.values())
+        """Return the largest share of collapsed answers at a point, that of the worst seed."""
+        return max(float(point.collapse_rate) for each in self.policies(method) for point in each.points)
 
 
 def _trained(folder: Path, policy: str) -> float:
@@ -505,7 +501,7 @@ def row(claim: Claim, result: Found, measured: Measured) -> dict[str, Any]:
 
 
 def split(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return judged rows: those of methods that write sense at every preference, and those that are set aside."""
+    """Return judged rows: those of methods whose every seed writes sense at every preference, and those that are set aside."""
     kept: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
     for each in judged(rows):
