@@ -39,7 +39,7 @@ def commands(record: FrontRecord, run: str) -> list[tuple[str, str]]:
     choose = [
         (f"paretune choose {run}{several}", "the knee, and stops of a dial with the scores to expect"),
         (
-            f'paretune choose {run}{several} --floor "{_floors(record, middle)}"',
+            f'paretune choose {run}{several} "{_floors(record, middle)}"',
             "the preference that meets least scores; these are met, so raise them",
         ),
     ]
