@@ -114,7 +114,7 @@ def test_commands_name_the_run_and_its_best_policy() -> None:
     assert lines == [
         "paretune serve runs/mine",
         "paretune choose runs/mine --policy mod",
-        'paretune choose runs/mine --policy mod --floor "concise >= -5.30 and warm >= -4.30"',
+        'paretune choose runs/mine --policy mod "concise >= -5.30 and warm >= -4.30"',
         "paretune export runs/mine runs/mine-exported --policy mod -p concise=0.5,warm=0.5",
         "paretune status runs/mine",
     ]
@@ -137,7 +137,7 @@ def test_scores_of_policies_trained_elsewhere_can_only_be_chosen_from() -> None:
     elsewhere = made().model_copy(update={"stages": ()})
     assert [line for line, _ in commands(elsewhere, ".")] == [
         "paretune choose .",
-        'paretune choose . --floor "concise >= -5.30 and warm >= -4.30"',
+        'paretune choose . "concise >= -5.30 and warm >= -4.30"',
     ]
 
 
