@@ -6,16 +6,14 @@ import ast
 import importlib
 import re
 import shlex
-from functools import cache
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
 import paretune
-from paretune.cli.main import app
 from paretune.data.known import KNOWN
+from support.commands import check_command
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -80,24 +78,6 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             assert re.search(rf"^{re.escape(line.split()[1].rstrip(':'))}:", makefile, re.MULTILINE), line
         if match := re.match(r"(?:.* -m )?paretune (?=[a-z-])(.*)", line):
             check_command(shlex.split(match.group(1)), line)
-
-
-COMMANDS = cache(lambda: typer.main.get_command(app))
-
-
-def check_command(words: list[str], line: str) -> None:
-    command = COMMANDS()
-    while words and hasattr(command, "commands"):
-        if words[0].startswith("-"):  # an option of all commands, which stands before the command
-            assert words[0] in {o for parameter in command.params for o in parameter.opts}, line
-            words = words[1:]
-            continue
-        assert words[0] in command.commands, f"no such command: {line}"
-        command, words = command.commands[words[0]], words[1:]
-    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    for word in words:
-        if re.match(r"--?[a-z]", word):
-            assert word.split("=")[0] in options, f"no such option: {word} in {line}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CONTRIBUTING.md"], ids=name_of)

@@ -109,7 +109,7 @@ def rank_dataset(
     if not lists:
         raise DataError(
             f"objective {scorer.objective!r}: none of {len(texts)} prompts has two different responses, so there is nothing to "
-            "rank; give several responses to a prompt (paretune data sample --count 4)"
+            "rank; give several responses to a prompt (paretune data sample --responses 4)"
         )
     report = RankReport(short=len(texts) - len(lists))
     found: dict[int, Ranking] = {}
