@@ -64,7 +64,9 @@ def test_commands_of_messages_and_pages_exist_with_their_options() -> None:
 def test_a_command_that_is_not_there_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
     page = tmp_path / "page.py"
-    page.write_text('def say(run):\n    return f"look: `paretune choose {run} --lowest 3`, and paretune reads it"\n')
+    page.write_text(
+        'def say(run):\n    return f"look: `paretune choose {run} --lowest 3`, and paretune reads it"\n'
+    )
     [*_, (words, place)] = named(page)
     with pytest.raises(AssertionError, match=r"no such option: --lowest in page.py:2"):
         check_command(words.split(), place)

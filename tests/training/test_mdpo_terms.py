@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -188,17 +189,35 @@ def test_the_contrast_makes_the_policy_heed_the_preference(inputs: Inputs, tmp_p
     assert ahead[5.0] > ahead[0.0] + 0.1
 
 
-def test_the_anchor_of_a_conditioned_adapter_is_that_of_the_preferred_response(
-    lab: Lab, tmp_path: Path
+@pytest.mark.parametrize("data", ["separate", "labelled"])
+@pytest.mark.parametrize(
+    ("terms", "weights"), [("anchor", (1.0, 0.0)), ("nll", (0.0, 2.0)), ("both", (1.0, 2.0))]
+)
+def test_the_terms_of_a_conditioned_adapter_are_those_of_the_preferred_response(
+    lab: Lab, tmp_path: Path, data: Literal["separate", "labelled"], terms: str, weights: tuple[float, float]
 ) -> None:
-    for data in ("separate", "labelled"):
-        task = conditioned(lab, PanaceaConfig(rank=2, anchor=1.0, data=data), tmp_path)  # type: ignore[arg-type]
-        task.learner.steering.detach()
-        logps, reference = torch.tensor([[-2.0, -6.0]]), torch.tensor([[-3.0, -4.0]])
-        signs = None if data == "separate" else torch.tensor([[False, True]])
-        made = task._anchored(torch.zeros(1, 1 if signs is None else 2), logps, reference, task.beta, signs)
-        first, second = math.log1p(math.exp(-0.5)), math.log1p(math.exp(1.0))
+    anchor, nll = weights
+    task = conditioned(lab, PanaceaConfig(rank=2, anchor=anchor, nll=nll, data=data), tmp_path)
+    task.learner.steering.detach()
+    logps, reference, lengths = (torch.tensor([pair]) for pair in ([-2.0, -6.0], [-3.0, -4.0], [4.0, 3.0]))
+    signs = None if data == "separate" else torch.tensor([[False, True]])
+    for beta in (0.5, torch.tensor([0.5])):
+        made = task._beside(torch.zeros(1, 1 if signs is None else 2), logps, reference, lengths, beta, signs)
+        first = anchor * math.log1p(math.exp(-0.5)) + nll * 2 / 4
+        second = anchor * math.log1p(math.exp(1.0)) + nll * 6 / 3
         assert made.tolist() == [pytest.approx([first] if signs is None else [first, second])]
+
+
+def test_imitation_beside_dpo_raises_the_chosen_responses_of_a_conditioned_adapter(inputs: Inputs) -> None:
+    lab = inputs.lab
+    table = lab.pair_table(lab.pairs(inputs.train, NAMES[0], "extremes"), NAMES[0])
+    chosen = [(prompt, [text]) for prompt, text in zip(table.prompts, table.chosen, strict=True)]
+    at = [panacea.Preference.one_hot(NAMES[0], NAMES)] * len(chosen)
+    nats = []
+    for nll in (0.0, 3.0):
+        policy = panacea.train(inputs, PanaceaConfig(rank=2, nll=nll))
+        nats.append(float(torch.cat(policy.logps(chosen, at)).mean()))
+    assert nats[1] > nats[0] + 0.05
 
 
 def test_the_plan_counts_what_is_read_again() -> None:
@@ -220,6 +239,9 @@ def test_the_plan_counts_what_is_read_again() -> None:
     ("settings", "words"),
     [
         ({"anchor": 1.0, "loss": "sft"}, "anchor with loss: sft"),
+        ({"nll": 1.0, "loss": "sft"}, "nll with loss: sft: the loss is imitation already"),
+        ({"nll": 1.0, "loss": "policy-gradient"}, "nll with loss: policy-gradient: scored"),
+        ({"nll": -1.0}, "nll must be at least 0"),
         (
             {"contrast": 1.0, "loss": "policy-gradient"},
             "contrast with loss: policy-gradient: scored",
@@ -246,5 +268,5 @@ def test_one_objective_has_no_wrong_preference() -> None:
 def test_settings_without_the_terms_keep_their_identity() -> None:
     from paretune.core.settings import as_values
 
-    assert not {"anchor", "contrast"} & set(as_values(Conditioning()))
+    assert not {"anchor", "contrast", "nll"} & set(as_values(Conditioning()))
     assert as_values(Conditioning(contrast=0.5))["contrast"] == 0.5

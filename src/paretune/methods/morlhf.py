@@ -74,7 +74,7 @@ class MORLHFConfig(RLSettings):
     conditioning: Conditioning = flat(
         LORA_PER_OBJECTIVE,
         rename={"aggregation": "scalarisation"},
-        without=("hidden", "orthogonality", "loss", "clip", "anchor", "contrast", "strengths"),
+        without=("hidden", "orthogonality", "loss", "clip", "nll", "anchor", "contrast", "strengths"),
         later=("own_scales", "quantile", "worst", "gradients", "correction"),
     )
     between: BetweenAnchors = later("nearest")

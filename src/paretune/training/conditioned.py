@@ -306,7 +306,7 @@ class ConditionedTask:
         if self.conditioning.loss == "sft":
             values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
             return values, torch.ones_like(values).bool()
-        both = logps.view(-1, 2)[list(groups)]
+        both, tokens = (values.view(-1, 2)[list(groups)] for values in (logps, lengths))
         reference = table.reference[list(rows)].to(logps.device)
         gap = log_ratio_gap(both, reference)
         weight, margin = table.weight[list(rows)].to(logps.device), table.margin[list(rows)].to(logps.device)
@@ -315,30 +315,37 @@ class ConditionedTask:
             own = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
             values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)
-            values = self._anchored(values[:, None], both, reference, self.beta)
+            values = self._beside(values[:, None], both, reference, tokens, self.beta)
             return values, torch.ones_like(values).bool()
         if not data.labelled:
             values = pair_loss(beta * gap, 1.0, margin=margin, weight=weight)[:, None]
-            return self._anchored(values, both, reference, beta), torch.ones_like(values).bool()
+            return self._beside(values, both, reference, tokens, beta), torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
         values = pair_loss((beta * gap)[:, None] * signs, 1.0, margin=margin[:, None], weight=weight[:, None])
-        return self._anchored(values, both, reference, beta, signs < 0), signs != 0
+        return self._beside(values, both, reference, tokens, beta, signs < 0), signs != 0
 
-    def _anchored(
+    def _beside(
         self,
         values: Tensor,
         logps: Tensor,
         reference: Tensor,
+        lengths: Tensor,
         beta: Tensor | float,
         second: Tensor | None = None,
     ) -> Tensor:
-        """Add the anchor term of the preferred response to losses ``[n, m]``; ``second [n, m]`` marks where it is the second."""
-        if not self.conditioning.anchor:
+        """Add imitation and the anchor term of the preferred response to losses ``[n, m]``, each where it has weight.
+
+        ``second [n, m]`` marks where the preferred response is the second of ``[n, 2]``.
+        """
+        terms: Tensor | float = 0.0  # [n, 2], of either response as the preferred one
+        if self.conditioning.nll:
+            terms = terms + self.conditioning.nll * nll_loss(logps, lengths)
+        if self.conditioning.anchor:
+            beta = beta[:, None] if isinstance(beta, Tensor) else beta
+            terms = terms + self.conditioning.anchor * anchor_loss(logps, reference, beta)
+        if not isinstance(terms, Tensor):
             return values
-        terms = torch.stack([anchor_loss(logps[:, k], reference[:, k], beta) for k in (0, 1)])[:, :, None]
-        return values + self.conditioning.anchor * (
-            terms[0] if second is None else torch.where(second, terms[1], terms[0])
-        )
+        return values + (terms[:, :1] if second is None else torch.where(second, terms[:, 1:], terms[:, :1]))
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning

@@ -56,6 +56,7 @@ class Conditioning:
             objectives as cached margins (arXiv 2310.03708, Eq. 11), ours, linear only. Every objective's loss then has
             the same optimum, and the aggregate's weight w_i cancels the 1 / w_i in it: gradients are bounded by beta.
         clip: Width of the trust region of the policy gradient.
+        nll: Weight of imitating the preferred response of each pair, per mean nat of a token, beside DPO's loss; 0 leaves it out.
         anchor: Weight of mDPO's anchor term of each pair, see :func:`paretune.training.losses.anchor_loss`; 0 leaves it out.
         contrast: Weight of the contrast of preferences (mDPO's conditional term), see
             :func:`paretune.training.losses.contrast_loss`: the response that objective i prefers under the drawn preference,
@@ -91,6 +92,7 @@ class Conditioning:
     worst: float | None = later(None)
     loss: ObjectiveLoss = "dpo"
     clip: Positive = 0.2
+    nll: NotNegative = later(0.0)
     anchor: NotNegative = later(0.0)
     contrast: NotNegative = later(0.0)
     strengths: tuple[Positive, Positive] = later((1.0, 1.0))
@@ -141,6 +143,12 @@ class Conditioning:
             )
 
     def _check_terms(self) -> None:
+        if self.nll and self.loss not in ("dpo", "modpo"):
+            reason = {
+                "sft": "the loss is imitation already, and a weight of all of it changes nothing",
+                "policy-gradient": "scored responses are chosen by nobody, so there is none to imitate",
+            }
+            raise ConfigError(f"nll with loss: {self.loss}: {reason[self.loss]}; use loss: dpo or modpo")
         if self.anchor and self.loss not in ("dpo", "modpo"):
             raise ConfigError(
                 f"anchor with loss: {self.loss}: the anchor term compares the chosen response of a pair with the reference; use "
