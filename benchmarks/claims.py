@@ -297,6 +297,15 @@ CLAIMS = (
         "dpo-soup",
     ),
     Claim(
+        "hh-imitating-soup",
+        "On people's preferences, Panacea in blocks that imitates as the soup does is no worse than a soup of M adapters",
+        "arXiv 2402.02030",
+        "hh",
+        "no worse",
+        ("blocks-nll",),
+        "dpo-soup",
+    ),
+    Claim(
         "mod-soup-3",
         "MOD is above the soup at three times the rate",
         "arXiv 2406.18853",

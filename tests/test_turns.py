@@ -52,6 +52,7 @@ def test_once_the_time_is_up_slow_tests_wait_and_it_is_said(pytester: pytest.Pyt
     lines, result = ran(pytester, "--slow-until", "1")
     assert lines == ["quick"]
     result.assert_outcomes(passed=1, skipped=10)
+    result.stdout.fnmatch_lines(["quick tests: * s in all processes together, the last one ended after * s"])
     result.stdout.fnmatch_lines(["10 slow tests did not run*make test-all*"])
     _, result = ran(pytester, "--slow-until", str(time.time() + 600))
     result.assert_outcomes(passed=11)

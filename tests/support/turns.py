@@ -46,7 +46,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many slow tests were left for another turn."""
+    """Say what quick and slow tests took, and how many slow ones were left for another turn."""
+    every = [report for reports in terminalreporter.stats.values() for report in reports]
+    phases = [report for report in every if isinstance(report, pytest.TestReport)]
+    begun = min((report.start for report in phases), default=0.0)
+    for kind in ("quick", "slow"):
+        of_kind = [report for report in phases if ("slow" in report.keywords) == (kind == "slow")]
+        if of_kind:
+            ended = max(report.stop for report in of_kind) - begun
+            terminalreporter.write_line(
+                f"{kind} tests: {sum(report.duration for report in of_kind):.0f} s in all processes together, the last one ended "
+                f"after {ended:.0f} s"
+            )
     left = sum(LEFT in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
     if left:
         terminalreporter.write_line(
