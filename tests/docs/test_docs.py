@@ -69,6 +69,18 @@ def test_named_files_exist(page: Path) -> None:
     assert [str(path) for path in named + short if not path.exists()] == []
 
 
+@pytest.mark.parametrize("page", WORDED, ids=name_of)
+def test_figures_quoted_from_a_page_of_results_stand_on_it(page: Path) -> None:
+    """A page of results is written anew by each run; what other pages quote from it must be what it says now."""
+    for paragraph in re.split(r"\n\n|\n(?=- )", page.read_text(encoding="utf-8")):
+        named = re.findall(r"\(((?:\.\./|docs/)?results/[\w-]+\.md)\)", paragraph)
+        if not named:
+            continue
+        said = " ".join((page.parent / link).read_text(encoding="utf-8") for link in named)
+        quoted = re.findall(r"(?<![\w.:`])\d+\.\d{1,3}(?![\d`])", paragraph)
+        assert [figure for figure in quoted if figure not in said] == [], named
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_their_options_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
