@@ -240,7 +240,7 @@ class ConditionedTask:
                     [rows[t][j] for j in js],
                     weights[js],
                     logps,
-                    batch.lengths,
+                    batch.lengths[: len(logps)],
                     mine,
                     self._beta(strengths, js),
                 )
