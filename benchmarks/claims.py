@@ -270,6 +270,15 @@ CLAIMS = (
         "dpo-soup",
     ),
     Claim(
+        "hh-long-base",
+        "On people's preferences, Panacea with learned gates and 200 steps is above the base model, by an independent judge",
+        "arXiv 2402.02030",
+        "hh",
+        "above",
+        ("panacea-long",),
+        BASE,
+    ),
+    Claim(
         "hh-blocks-base",
         "On people's preferences, Panacea in blocks, by DPO's loss, is above the base model",
         "arXiv 2402.02030",
