@@ -271,12 +271,21 @@ CLAIMS = (
     ),
     Claim(
         "hh-long-base",
-        "On people's preferences, Panacea with learned gates and 200 steps is above the base model, by an independent judge",
+        "On people's preferences, Panacea with learned gates and 230 steps is above the base model, by an independent judge",
         "arXiv 2402.02030",
         "hh",
         "above",
         ("panacea-long",),
         BASE,
+    ),
+    Claim(
+        "hh-long-soup",
+        "On people's preferences, that Panacea is no worse than a soup of as many tokens, by an independent judge",
+        "arXiv 2402.02030",
+        "hh",
+        "no worse",
+        ("panacea-long",),
+        "soup-long",
     ),
     Claim(
         "hh-blocks-base",
