@@ -217,10 +217,16 @@ def instructions() -> str:
 def _processor() -> str:
     """Return the processor's name, with family and model, as virtual machines give several generations one name."""
     file = Path("/proc/cpuinfo")
-    facts = dict(re.findall(r"^([\w ]+?)\s*: (.+)$", file.read_text(), re.MULTILINE)) if file.is_file() else {}
+    facts = (
+        dict(re.findall(r"^([\w ]+?)\s*: (.+)$", file.read_text(), re.MULTILINE)) if file.is_file() else {}
+    )
     if "model name" not in facts:
         return platform.processor()
-    which = [f"{label} {facts[key]}" for label, key in (("family", "cpu family"), ("model", "model")) if key in facts]
+    which = [
+        f"{label} {facts[key]}"
+        for label, key in (("family", "cpu family"), ("model", "model"))
+        if key in facts
+    ]
     return facts["model name"] + (f" ({', '.join(which)})" if which else "")
 
 

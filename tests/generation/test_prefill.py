@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, Phi3Config
 
 from paretune.core.meter import counts
 from paretune.core.sampling import Sampling
 from paretune.generation import prefill
-from paretune.generation.batch import Batch
+from paretune.generation.batch import Batch, Slot
 from paretune.generation.generate import Response, attached, generate, response_logps
-from paretune.models.kv_cache import growing_cache, rows_beginning, rows_gathered
+from paretune.models.kv_cache import growing_cache, keys_follow_length, rows_beginning, rows_gathered
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import BEGINNING, share_beginning
 from support.adapters import random_adapter
+from support.architectures import SIZES
 
 DRAWN = Sampling(5, temperature=1.0, batch_size=64)
 SYSTEM = list(range(3, 15))
@@ -166,3 +168,27 @@ def test_rows_of_several_caches_are_gathered_and_begin_like_others(lm: LanguageM
     more = [torch.randn(4, 2, 1, 4, generator=generator) for _ in range(2)]
     keys, _ = begun.update(*more, 0)
     assert keys.shape[-2] == 5 and torch.equal(keys[:, :, 4:], more[0])
+
+
+def test_no_part_is_read_before_where_positions_are_rotated_by_the_length_of_a_text() -> None:
+    """Phi-3's longrope has other factors beyond its first context, so a beginning that is read alone has other keys."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 40, **factors}
+    config = Phi3Config(
+        **{**SIZES, "max_position_embeddings": 256, "original_max_position_embeddings": 40},
+        rope_parameters=rope,
+    )
+    assert keys_follow_length(config) and not keys_follow_length(Phi3Config(**SIZES))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(4)
+    lm = SimpleNamespace(model=model, device=torch.device("cpu"), turn_end=2, stops=frozenset())
+    prompts = made_prompts(4, 1, SYSTEM)
+    prompts = [[*prompt, *range(3, 60 - len(prompt) + 3)] for prompt in prompts]
+    rows = [Slot(prompt, Sampling(1, temperature=0.0), 0) for prompt in prompts]
+    Batch(lm, None, rows).read()  # type: ignore[arg-type]
+    for row in rows:
+        logps = model(torch.tensor([row.prompt])).logits[0, -1].log_softmax(-1)
+        assert row.logp == pytest.approx(float(logps.max()), abs=1e-5)

@@ -42,10 +42,13 @@ METHODS: dict[str, Any] = {
 def sampled(lm: LanguageModel) -> dict[str, list[list[int]]]:
     """Return the tokens that are drawn under several settings of sampling and of mixing."""
     adapters = [random_adapter(lm.model, 2, seed=seed, base=lm.fingerprint) for seed in (1, 2)]
-    prompts, seeds = [[3, 7, 4, 5]] * 3 + [[3, 9, 8, 4, 5]], list(range(4))
-    gates = soup_gates(torch.tensor([[1, 0], [0, 1], [0.5, 0.5], [0.2, 0.8]]), [2, 2], [2.0, 2.0])
-    copies = soup_gates(torch.cat([torch.zeros(1, 2), torch.eye(2)]), [2, 2], [2.0, 2.0]).expand(4, -1, -1)
-    weights = torch.tensor([[0, 1, 0], [0, 0.3, 0.7], [0.2, 0.4, 0.4], [0, 0.5, 0.5]], dtype=torch.float64)
+    # More than the 16 rows that are drawn together on the CPU.
+    prompts, seeds = ([[3, 7, 4, 5]] * 3 + [[3, 9, 8, 4, 5]]) * 5, list(range(20))
+    gates = soup_gates(torch.tensor([[1, 0], [0, 1], [0.5, 0.5], [0.2, 0.8]] * 5), [2, 2], [2.0, 2.0])
+    copies = soup_gates(torch.cat([torch.zeros(1, 2), torch.eye(2)]), [2, 2], [2.0, 2.0]).expand(20, -1, -1)
+    weights = torch.tensor(
+        [[0, 1, 0], [0, 0.3, 0.7], [0.2, 0.4, 0.4], [0, 0.5, 0.5]] * 5, dtype=torch.float64
+    )
     drawn = {}
     with attached(lm, stack(adapters)) as steering:
         for name, temperature, top_p in (("greedy", 0, 1), ("all", 1, 1), ("nucleus", 1, 0.8)):

@@ -166,6 +166,36 @@ def test_the_one_forward_reads_chosen_under_both_preferences(lab: Lab, tmp_path:
     assert tokens - fewer == sum(len(table.prompts[row]) + len(table.chosen[row]) for table, row in again)
 
 
+@pytest.mark.parametrize(
+    ("loss", "data", "term"),
+    [
+        *(("dpo", "separate", term) for term in ("", "nll", "anchor", "contrast")),
+        *(("dpo", "labelled", term) for term in ("", "nll", "anchor")),
+        *(("sft", "separate", term) for term in ("", "contrast")),
+    ],
+)
+def test_the_weight_of_a_pair_multiplies_every_term(
+    lab: Lab, tmp_path: Path, loss: str, data: str, term: str
+) -> None:
+    config = PanaceaConfig(rank=2, data=data, loss=loss, **({term: 0.5} if term else {}))  # type: ignore[arg-type]
+    task = conditioned(lab, config, tmp_path)
+    rows = [[0, 3]] * len(task.train.tables)
+    found = []
+    try:
+        for weight in (1.0, 3.0):
+            tables = [
+                table.stamp(weight=torch.full([len(table)], weight)) for table in task.train.pair_tables
+            ]
+            stamped = replace(task.train, tables=tuple(tables))
+            preferences, wanted = torch.tensor([[0.3, 0.7], [0.6, 0.4]]), torch.ones(2, 2).bool()
+            with task._losses(stamped, rows, preferences, wanted) as (losses, present, _):
+                found.append((losses * present).detach().clone())
+    finally:
+        task.learner.steering.detach()
+    assert (found[0] != 0).any()
+    torch.testing.assert_close(found[1], 3 * found[0])
+
+
 @pytest.mark.slow
 def test_the_contrast_makes_the_policy_heed_the_preference(inputs: Inputs, tmp_path: Path) -> None:
     """The chosen response of an objective is further ahead under its own corner than under the other one."""
@@ -202,10 +232,11 @@ def test_the_terms_of_a_conditioned_adapter_are_those_of_the_preferred_response(
     logps, reference, lengths = (torch.tensor([pair]) for pair in ([-2.0, -6.0], [-3.0, -4.0], [4.0, 3.0]))
     signs = None if data == "separate" else torch.tensor([[False, True]])
     for beta in (0.5, torch.tensor([0.5])):
-        made = task._beside(torch.zeros(1, 1 if signs is None else 2), logps, reference, lengths, beta, signs)
+        zeros, weight = torch.zeros(1, 1 if signs is None else 2), torch.tensor([2.0])
+        made = task._beside(zeros, logps, reference, lengths, beta, weight, signs)
         first = anchor * math.log1p(math.exp(-0.5)) + nll * 2 / 4
         second = anchor * math.log1p(math.exp(1.0)) + nll * 6 / 3
-        assert made.tolist() == [pytest.approx([first] if signs is None else [first, second])]
+        assert (made / 2).tolist() == [pytest.approx([first] if signs is None else [first, second])]
 
 
 def test_imitation_beside_dpo_raises_the_chosen_responses_of_a_conditioned_adapter(inputs: Inputs) -> None:

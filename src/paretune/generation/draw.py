@@ -30,8 +30,12 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     """
     if temperature == 0:
         return logits.argmax(-1)
-    parts = zip(row_parts(logits), row_parts(uniform), strict=True)
-    return torch.cat([_drawn(part, numbers, temperature, top_p) for part, numbers in parts])
+    parts = row_parts(logits)
+    # Split as the logits are: the numbers may be on another device.
+    numbers = uniform.split([len(part) for part in parts])
+    return torch.cat(
+        [_drawn(part, its, temperature, top_p) for part, its in zip(parts, numbers, strict=True)]
+    )
 
 
 def drawn_logps(logits: Tensor, tokens: Tensor) -> Tensor:

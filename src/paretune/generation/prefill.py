@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from paretune.core.meter import count_read
-from paretune.models.kv_cache import growing_cache, rows_beginning, rows_gathered
+from paretune.models.kv_cache import growing_cache, keys_follow_length, rows_beginning, rows_gathered
 from paretune.models.language_model import LanguageModel
 from paretune.models.packing import common_beginning
 
@@ -44,7 +44,7 @@ def prefill(
         for row, (prompt, vector) in enumerate(zip(prompts, vectors, strict=True))
     ]
     read = list(first.values())
-    common, begin = _beginning(prompts, vectors, read)
+    common, begin = (0, []) if keys_follow_length(lm.model.config) else _beginning(prompts, vectors, read)
     begun = None
     if common:
         count_read(common * len(begin))

@@ -142,6 +142,16 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def keys_follow_length(config: PreTrainedConfig) -> bool:
+    """Return whether keys depend on how far the text reaches that is read at once, so that no part of it can be read before.
+
+    It is so where positions are rotated by other factors in longer texts (``rope_type`` longrope and dynamic).
+    """
+    stated: dict[str, Any] = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [stated, *(each for each in stated.values() if isinstance(each, dict))]
+    return any(each.get("rope_type") in ("longrope", "dynamic") for each in kinds)
+
+
 def given_cache(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
     """Return a cache as the argument of a model's forward pass, whose name is another from transformers 5.24 on."""
     return {_name_of_cache(type(model).forward): cache}

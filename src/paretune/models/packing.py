@@ -7,7 +7,6 @@ group, and its positions go on from the prompt's end, so each log-probability eq
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,8 +64,16 @@ class PackedBatch:
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens two texts begin with alike."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    one, other = tuple(first), tuple(second)
+    # Halved again and again, since whole tuples are compared at the speed of C.
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def common_beginning(prompts: Sequence[Sequence[int]]) -> int:

@@ -250,8 +250,12 @@ class ConditionedTask:
                 chosen = logps.view(len(owners), -1)[contrasted, 0]
                 place = torch.tensor([owners[g] for g in contrasted]).unbind(1)
                 beta = self._beta(strengths, place[0].tolist())
-                term = self.conditioning.contrast * contrast_loss(chosen, under_wrong, beta)
-                losses = losses.index_put(place, term, accumulate=True)
+                tables = data.pair_tables
+                weight = torch.stack(
+                    [tables[t].weight[rows[t][j]] for j, t in (owners[g] for g in contrasted)]
+                )
+                term = contrast_loss(chosen, under_wrong, beta) * weight.to(logps.device)
+                losses = losses.index_put(place, self.conditioning.contrast * term, accumulate=True)
             yield losses, present, batch.input_ids.numel()
 
     def _beta(self, strengths: Tensor | None, rows: Sequence[int]) -> Tensor | float:
@@ -304,7 +308,8 @@ class ConditionedTask:
             )
             return values, torch.ones_like(values).bool()
         if self.conditioning.loss == "sft":
-            values = nll_loss(logps[list(groups)], lengths[list(groups)])[:, None]
+            weight = table.weight[list(rows)].to(logps.device)
+            values = (weight * nll_loss(logps[list(groups)], lengths[list(groups)]))[:, None]
             return values, torch.ones_like(values).bool()
         both, tokens = (values.view(-1, 2)[list(groups)] for values in (logps, lengths))
         reference = table.reference[list(rows)].to(logps.device)
@@ -315,14 +320,14 @@ class ConditionedTask:
             own = weights[:, t].clamp(min=LEAST_WEIGHT)
             others = (weights * margins).sum(1) - weights[:, t] * margins[:, t]
             values = pair_loss(gap, self.beta, margin=others + own * margin, scale=1 / own, weight=weight)
-            values = self._beside(values[:, None], both, reference, tokens, self.beta)
+            values = self._beside(values[:, None], both, reference, tokens, self.beta, weight)
             return values, torch.ones_like(values).bool()
         if not data.labelled:
             values = pair_loss(beta * gap, 1.0, margin=margin, weight=weight)[:, None]
-            return self._beside(values, both, reference, tokens, beta), torch.ones_like(values).bool()
+            return self._beside(values, both, reference, tokens, beta, weight), torch.ones_like(values).bool()
         signs = data.labels[list(rows)].to(logps.device)
         values = pair_loss((beta * gap)[:, None] * signs, 1.0, margin=margin[:, None], weight=weight[:, None])
-        return self._beside(values, both, reference, tokens, beta, signs < 0), signs != 0
+        return self._beside(values, both, reference, tokens, beta, weight, signs < 0), signs != 0
 
     def _beside(
         self,
@@ -331,11 +336,12 @@ class ConditionedTask:
         reference: Tensor,
         lengths: Tensor,
         beta: Tensor | float,
+        weight: Tensor,
         second: Tensor | None = None,
     ) -> Tensor:
-        """Add imitation and the anchor term of the preferred response to losses ``[n, m]``, each where it has weight.
+        """Add imitation and the anchor term of the preferred response to losses ``[n, m]``, each where it is wanted.
 
-        ``second [n, m]`` marks where the preferred response is the second of ``[n, 2]``.
+        ``weight [n]`` is that of the pairs; ``second [n, m]`` marks where the preferred response is the second of ``[n, 2]``.
         """
         terms: Tensor | float = 0.0  # [n, 2], of either response as the preferred one
         if self.conditioning.nll:
@@ -345,7 +351,8 @@ class ConditionedTask:
             terms = terms + self.conditioning.anchor * anchor_loss(logps, reference, beta)
         if not isinstance(terms, Tensor):
             return values
-        return values + (terms[:, :1] if second is None else torch.where(second, terms[:, 1:], terms[:, :1]))
+        preferred = terms[:, :1] if second is None else torch.where(second, terms[:, 1:], terms[:, :1])
+        return values + weight[:, None] * preferred
 
     def _aggregate(self, losses: Tensor, weights: Tensor) -> Tensor:
         c = self.conditioning

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from paretune.core.errors import ConfigError
+from paretune.core.meter import counts
 from paretune.core.preference import Preference
 from paretune.core.sampling import Sampling
 from paretune.data.rows import Message
@@ -42,6 +44,11 @@ def policies(lm: LanguageModel) -> dict[str, Policy]:
 
 def ask(engine: Engine, job: Job) -> Answer:
     return gather(engine.submit(job))
+
+
+def ask_twice(policies: dict[str, Policy], job: Job, room: int) -> list[Answer]:
+    with Engine(policies, EngineLimits(kept_tokens=room)) as engine:
+        return [ask(engine, job), ask(engine, job)]
 
 
 def turns(policies: dict[str, Policy], name: str, limits: EngineLimits, count: int = 3) -> list[Answer]:
@@ -128,7 +135,7 @@ def test_jobs_that_go_on_from_a_text_are_served_beside_others(policies: dict[str
 def test_where_memory_is_short_the_engine_goes_on(
     policies: dict[str, Policy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text that cannot be kept costs nothing but itself; one that cannot be taken over ends the job that asks, and no other."""
+    """A text that cannot be kept or taken over costs nothing but itself, and what is kept makes room."""
     job = Job("soup", (Message("user", LONG),), HALF, Sampling(4, 0.0))
 
     def full(*arguments: object) -> None:
@@ -142,10 +149,61 @@ def test_where_memory_is_short_the_engine_goes_on(
         assert ask(engine, job).end.cached_tokens == 0
         with monkeypatch.context() as patch:
             patch.setattr(Batch, "go_on_from", full)
-            ended = ask(engine, job).end
-            assert (ended.reason, ended.message) == ("error", "the model failed: out of memory")
+            anew = ask(engine, job)
+            assert anew.end.cached_tokens == 0 and anew.tokens == first.tokens
         again = ask(engine, job)
         assert again.end.cached_tokens > 0 and again.tokens == first.tokens
+        with monkeypatch.context() as patch:
+            patch.setattr(Batch, "step", full)
+            ended = ask(engine, job).end
+            assert (ended.reason, ended.message) == ("error", "the model failed: out of memory")
+        anew = ask(engine, job)
+        assert anew.end.cached_tokens == 0 and anew.tokens == first.tokens
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("system", ["kind tree blue " * 5, LONG * 3])
+def test_a_burst_is_read_together_whatever_is_kept(
+    policies: dict[str, Policy], monkeypatch: pytest.MonkeyPatch, system: str, same: bool
+) -> None:
+    """Prompts that begin with what a kept text begins with too, in a small part and for the most part."""
+    forward, forwards = Batch._forward, []
+
+    def noted(self: Batch, *arguments: object) -> object:
+        forwards.append(self.copies)
+        return forward(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Batch, "_forward", noted)
+    own = [Message("user", "good blue " * 6 + "sun " * (0 if same else number)) for number in range(12)]
+    jobs = [
+        Job("soup", (Message("system", system), said), HALF, Sampling(4, 1.0), number)
+        for number, said in enumerate(own)
+    ]
+    counted, drawn = [], []
+    for limits in (EngineLimits(kept_tokens=0, prefill_tokens=1024), EngineLimits(prefill_tokens=1024)):
+        with Engine(policies, limits) as engine:
+            ask(engine, replace(jobs[0], prompt=(Message("system", system), Message("user", "tree"))))
+            before, read = len(forwards), counts().tokens_read
+            drawn.append([gather(stream).tokens for stream in engine.submit_all(jobs)])
+            counted.append((len(forwards) - before, counts().tokens_read - read))
+    assert drawn[0] == drawn[1]
+    (forwards_anew, read_anew), (forwards_kept, read_kept) = counted
+    # The first job may be admitted before the others are there.
+    assert forwards_kept <= forwards_anew + 4 and forwards_kept < 16
+    if not same:
+        assert read_kept <= read_anew, "equal prompts are read once for all, where they are read anew"
+
+
+def test_of_a_mixture_all_copies_are_kept_or_none(policies: dict[str, Policy]) -> None:
+    job = Job("mod", (Message("user", LONG),), HALF, Sampling(4, 1.0))
+    positions = 2 * (ask_twice(policies, job, 8192)[0].end.prompt_tokens + 4)
+    for room, reused in ((positions, True), (positions - 1, False)):
+        one, again = ask_twice(policies, job, room)
+        assert again.tokens == one.tokens and bool(again.end.cached_tokens) == reused
+    with Engine(policies, EngineLimits(kept_tokens=positions - 1)) as engine:
+        ask(engine, job)
+        ask(engine, replace(job, policy="base", client="ben"))
+        assert engine._kept.tokens < positions // 2 + 1, "that of the other job alone"
 
 
 def states_of(count: int) -> RowStates:
@@ -162,6 +220,8 @@ def test_texts_stay_within_their_room_and_the_oldest_go_first() -> None:
     kept(texts, ann, text[:20])
     kept(texts, ann, text[:30])
     assert texts.tokens == 30, "a text takes the place of those that it goes on from"
+    kept(texts, ann, text[:25])
+    assert texts.tokens == 30, "and one that it begins with is there already"
     kept(texts, ann, [7] * 20)
     assert texts.find(ann, text[:25]) is not None, "now used later than the other"
     kept(texts, ann, [8] * 20)

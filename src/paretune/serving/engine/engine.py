@@ -14,12 +14,13 @@ from typing import Literal
 
 from paretune.generation.batch import Batch, Slot
 from paretune.models.adapter import stack
+from paretune.models.kv_cache import RowStates, keys_follow_length
 from paretune.models.steering import Steering
 from paretune.policies.policy import Policy
 from paretune.serving.config import EngineLimits
 from paretune.serving.engine.admission import Intake
 from paretune.serving.engine.detokenise import Characters, StoppableText
-from paretune.serving.engine.kept_texts import KeptText, KeptTexts, Reader
+from paretune.serving.engine.kept_texts import KeptTexts, Reader
 from paretune.serving.engine.request import Request
 from paretune.serving.engine.stats import EngineStats, Totals
 from paretune.serving.engine.stream import Stream
@@ -62,7 +63,7 @@ class Engine:
         self._running: dict[Slot, Request] = {}
         self._batch = self._empty()
         self._readings: list[Batch] = []
-        self._kept = KeptTexts(limits.kept_tokens)
+        self._kept = KeptTexts(0 if keys_follow_length(self.lm.model.config) else limits.kept_tokens)
         self._turn = 0
         self._totals = Totals()
 
@@ -273,7 +274,10 @@ class Engine:
         gone = [row for row in batch.rows if self._running[row].ended or row.finished(self.lm.stops)]
         for row in gone:
             request = self._running.pop(row)
-            if self._kept.most and not batch.unread and len(request.rows) == 1 and math.isfinite(row.logp):
+            # Of a mixture all copies are kept or none, as none goes on without the others.
+            positions = sum(len(row.read_by(kind)) + len(row.tokens) for kind in row.kinds)
+            whole = not batch.unread and len(request.rows) == 1 and math.isfinite(row.logp)
+            if whole and positions <= self._kept.most:
                 self._keep(batch, row, request.job.client)
         batch.leave(gone)
 
@@ -289,14 +293,14 @@ class Engine:
     def _admitted(self) -> Batch:
         """Return a batch of as many waiting jobs as there is room for and as can be read together in one go.
 
-        Of the waiting jobs the next is the oldest of the client that has the fewest rows. One whose prompt goes on from a text that
-        is kept is read on its own.
+        Of the waiting jobs the next is the oldest of the client that has the fewest rows. Those whose prompts go on from a text
+        that is kept are read together, and apart from the others.
         """
         used = sum(batch.copies for batch in (self._batch, *self._readings))
-        copies, width = 0, 0
+        copies, unread = 0, 0
         longest = max((request.length for request in self._running.values()), default=0)
         taken: list[Request] = []
-        known: list[tuple[KeptText, int]] = []
+        known: list[tuple[RowStates, int]] = []
         with self._changed:
             held = Counter[str]()
             for request in set(self._running.values()):
@@ -305,44 +309,59 @@ class Engine:
                 request = min(self._waiting, key=lambda waiting: held[waiting.job.client])
                 copies += request.copies
                 longest = max(longest, request.length)
-                width = max(width, request.stream.prompt_tokens)
                 total = used + copies
                 if total > self.limits.max_rows or total * longest > self.limits.max_cached_tokens:
                     break
-                if known or (taken and copies * width > self.limits.prefill_tokens):
+                found, left = self._known(request)
+                unread = max(unread, left)
+                if taken and (bool(found) != bool(known) or copies * unread > self.limits.prefill_tokens):
                     break
-                found = self._known(request)
-                if taken and found:
-                    break
-                known = found
+                known += found
                 self._waiting.remove(request)
                 taken.append(request)
                 held[request.job.client] += request.copies
             self._running.update((row, request) for request in taken for row in request.rows)
         now = time.monotonic()
+        batch = self._begun([row for request in taken for row in request.rows], known)
         for request in taken:
             request.begun = now
-            self._totals.prompt_tokens += request.stream.prompt_tokens
-        batch = Batch(self.lm, self._steering, [row for request in taken for row in request.rows])
-        if known:
-            (request,) = taken
-            states = [(text.states, common) for text, common in known]
-            if not self._attempt(lambda: batch.go_on_from(states), batch):
-                return self._empty()
             request.reused = max(0, request.stream.prompt_tokens - batch.unread)
+            self._totals.prompt_tokens += request.stream.prompt_tokens
             self._totals.reused_tokens += request.reused
         return batch
 
-    def _known(self, request: Request) -> list[tuple[KeptText, int]]:
-        """Return for each copy of a job's rows the kept text that its prompt goes on from; none where one has none."""
-        known = []
-        for row in request.rows:
-            for kind in row.kinds:
-                found = self._kept.find(Reader.of(request.job.client, row.gates_of(kind)), row.read_by(kind))
-                if found is None:
-                    return []
-                known.append(found)
-        return known
+    def _begun(self, rows: Sequence[Slot], known: Sequence[tuple[RowStates, int]]) -> Batch:
+        """Return a batch of rows that goes on from what is known of them; where memory is short, their prompts are read anew."""
+        batch = Batch(self.lm, self._steering, rows)
+        try:
+            if known:
+                batch.go_on_from(known)
+            return batch
+        except Exception:
+            logger.exception("kept texts could not be taken over; the prompts are read anew")
+        # Behind the handler, which holds what the failed attempt had made.
+        self._kept.clear()
+        return Batch(self.lm, self._steering, rows)
+
+    def _known(self, request: Request) -> tuple[list[tuple[RowStates, int]], int]:
+        """Return what is known of the prompts of a job's copies, and how many tokens of the longest are left to read.
+
+        It is for each copy the states of the kept text that its prompt goes on from, and how many positions of them. There are
+        none where going on would not save half of what is read anew, each prompt once for all copies with the same gates.
+        """
+        client = request.job.client
+        copies = [
+            (Reader.of(client, row.gates_of(kind)), tuple(row.read_by(kind)))
+            for row in request.rows
+            for kind in row.kinds
+        ]
+        texts = {copy: self._kept.find(*copy) for copy in dict.fromkeys(copies)}
+        found = [text for copy in copies if (text := texts[copy]) is not None]
+        if len(found) == len(copies):
+            left = max(len(prompt) - common for (_, prompt), (_, common) in zip(copies, found, strict=True))
+            if 2 * left * len(copies) <= sum(len(prompt) for _, prompt in texts):
+                return [(text.states, common) for text, common in found], left
+        return [], max(len(prompt) for _, prompt in copies)
 
     def _next_reading(self) -> Batch:
         """Return the batch whose prompts are read on: in turn the one that is nearest to its end, and the oldest.
@@ -371,6 +390,7 @@ class Engine:
             work()
         except Exception as error:
             logger.exception("the model failed")
+            self._kept.clear()
             for row in [row for batch in batches for row in batch.rows]:
                 self._end(self._running.pop(row), "error", f"the model failed: {error}")
             self._readings = [batch for batch in self._readings if batch not in batches]

@@ -70,7 +70,7 @@ class KeptTexts:
 
         The last token of a prompt is always read, as what follows is drawn behind it.
         """
-        before = prompt[:-1]
+        before = tuple(prompt[:-1])
         best: tuple[int, tuple[Reader, tuple[int, ...]]] | None = None
         for key in self._texts:
             if key[0] == reader:
@@ -83,13 +83,20 @@ class KeptTexts:
         return self._texts[best[1]], best[0]
 
     def keep(self, reader: Reader, tokens: Sequence[int], states: RowStates) -> None:
-        """Keep a text in place of those that it goes on from; the texts that were used longest ago make room for it."""
+        """Keep a text in place of those that it goes on from; the texts that were used longest ago make room for it.
+
+        A text that a kept one begins with is there already.
+        """
         text = KeptText(tuple(tokens), states)
         if not SHORTEST <= len(text.tokens) <= self.most:
             return
-        held = [key for key in self._texts if key[0] == reader and key[1] == text.tokens[: len(key[1])]]
-        for key in held:
-            del self._texts[key]
+        mine = [key for key in self._texts if key[0] == reader]
+        for key in mine:
+            if key[1][: len(text.tokens)] == text.tokens:
+                self._texts.move_to_end(key)
+                return
+            if key[1] == text.tokens[: len(key[1])]:
+                del self._texts[key]
         self._texts[reader, text.tokens] = text
         while self.tokens > self.most:
             self._texts.popitem(last=False)
