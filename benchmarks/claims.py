@@ -652,7 +652,12 @@ def main(given: Sequence[str] | None = None) -> None:
             parser.error(f"{word}: expected CONFIG=RUN with a config of these claims")
         try:
             measured = Measured.read(Path(folder))
-            new = [row(claim, found(claim, measured), measured) for claim in CLAIMS if claim.config == config]
+            # Rounded as they are written, so that the page is what the files give.
+            new = [
+                dict(rounded(row(claim, found(claim, measured), measured)))
+                for claim in CLAIMS
+                if claim.config == config
+            ]
         except ParetuneError as error:
             sys.exit(f"{word}: {error}")
         rows |= {each["claim"]: each for each in new}
@@ -663,8 +668,8 @@ def main(given: Sequence[str] | None = None) -> None:
         if text != old:
             sys.exit(f"{document}: not what {file} gives; run python -m benchmarks.claims")
         return
-    write_json(file, [dict(rounded(each)) for each in entries])
-    write_json(set_aside, [dict(rounded(each)) for each in aside])
+    write_json(file, entries)
+    write_json(set_aside, aside)
     draw(entries, FOLDER / "claims.png")
     write_text(document, text)
 
