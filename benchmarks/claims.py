@@ -661,7 +661,7 @@ def main(given: Sequence[str] | None = None) -> None:
         except ParetuneError as error:
             sys.exit(f"{word}: {error}")
         rows |= {each["claim"]: each for each in new}
-    entries, aside = split(list(rows.values()))
+    entries, aside = ([dict(rounded(each)) for each in part] for part in split(list(rows.values())))
     old = document.read_text(encoding="utf-8")
     text = replaced(old, page(entries, aside))
     if arguments.check:
