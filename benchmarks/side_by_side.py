@@ -172,10 +172,7 @@ def write(
     **more: Any,
 ) -> None:
     """Write the figures of benchmark ``B..`` with what was checked, the settings, the machine and ``more`` to ``arguments.out``."""
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()
-    }
-    settings.pop("out")
+    settings = {name: _told(value) for name, value in vars(arguments).items() if name != "out"}
     result = {
         "benchmark": benchmark,
         "title": title,
@@ -186,6 +183,13 @@ def write(
         **more,
     }
     write_json(arguments.out, result)
+
+
+def _told(value: object) -> object:
+    """Return a setting as results tell it: of a place on this machine its name alone."""
+    if isinstance(value, str | Path) and Path(value).is_absolute():
+        return Path(value).name
+    return str(value) if isinstance(value, Path) else value
 
 
 def machine() -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -269,3 +272,25 @@ def test_turns_that_are_read_on_are_compared_with_turns_read_anew(model: str, tm
     turns.main(["--model", model, "--rounds", "1", "--out", str(out), "--turns", "3", "--tokens", "4"])
     found = read_json(out)
     assert [row["against"] for row in found["figures"]] == [turns.ANEW] * 2 and len(found["read"]) == 3
+
+
+def test_results_name_no_place_of_the_machine(tmp_path: Path) -> None:
+    side_by_side = importlib.import_module("benchmarks.side_by_side")
+    given = {
+        "python": str(tmp_path / "bin" / "python"),
+        "model": tmp_path / "tiny",
+        "rows": [1, 8],
+        "dtype": "auto",
+    }
+    side_by_side.write(argparse.Namespace(out=tmp_path / "out.json", **given), "B0", "a title", [], [])
+    settings = json.loads((tmp_path / "out.json").read_text())["settings"]
+    assert settings == {"python": "python", "model": "tiny", "rows": [1, 8], "dtype": "auto"}
+
+
+def test_committed_results_name_no_place_of_a_machine() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    for file in [*docs.rglob("*.json"), *docs.rglob("config.yaml")]:
+        found = re.findall(
+            r"""["' ](/(?:home|root|tmp|work|opt|usr|mnt)/[^"'\s]*)""", file.read_text(encoding="utf-8")
+        )
+        assert not found, (file, found)
