@@ -39,6 +39,16 @@ def test_the_others_keep_a_few_percent_of_that() -> None:
     assert max(varlen, sdpa) < 0.1 * attention_bytes(LLAMA_8B, PAIR)
 
 
+def test_products_keep_probabilities_of_few_keys() -> None:
+    """A pair of 200 and 100 tokens twice, where half of a block is hidden; a long pair computes most of its own again."""
+    host = replace(LLAMA_8B, host=True, attention="products")
+    short = Step(tokens=400, targets=200, seen=200**2 / 2 + 2 * 100 * 250)
+    assert attention_bytes(host, short) == pytest.approx(
+        32 * 32 * 2 * short.seen * 3 / 2 + 4 * 4 * short.seen
+    )
+    assert attention_bytes(host, PAIR) == 32 * 32 * 2 * 512 * 4496 + 4 * 4 * 256 * 4496
+
+
 def test_with_checkpointing_one_block_keeps_it_at_a_time() -> None:
     varlen = replace(LLAMA_8B, attention="varlen")
     less = attention_bytes(replace(varlen, checkpointing=True), PAIR)
@@ -53,13 +63,16 @@ def test_with_checkpointing_one_block_keeps_it_at_a_time() -> None:
         ("auto", "bfloat16", 512, False, "flex"),
         ("sdpa", "bfloat16", 128, False, "sdpa"),
         ("blocks", "bfloat16", 128, False, "blocks"),
-        ("auto", "bfloat16", 128, True, "blocks"),
+        ("auto", "bfloat16", 128, True, "products"),
+        ("auto", "float32", 128, True, "blocks"),
+        ("blocks", "bfloat16", 128, True, "blocks"),
         ("sdpa", "float32", 128, True, "sdpa"),
     ],
 )
 def test_a_plan_takes_the_backend_of_its_device(
-    asked: str, dtype: str, width: int, host: bool, taken: str
+    asked: str, dtype: str, width: int, host: bool, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("paretune.models.packed_attention.backends.slow_bfloat16", lambda: False)
     shape = replace(KNOWN["8b"], head_dim=width)
     model = planned_model(RunConfig(attention=asked), shape, dtype, host)
     assert model.attention == taken
@@ -116,3 +129,25 @@ def test_what_is_counted_is_what_is_kept(name: str, monkeypatch: pytest.MonkeyPa
     step = Step(T, T - prompt, 0.0, len(responses))
     said = attention_bytes(Model(shape, "float32", (), 4, attention=name), step)
     assert kept == said
+
+
+def test_what_products_keep_is_at_most_what_is_counted() -> None:
+    """Probabilities of all blocks of 512 keys or fewer, and none of more; the output is that of the layer."""
+    H, G, d = 4, 2, 16
+    for prompt, responses, seen in (
+        (150, (70, 60), 150**2 / 2 + 70 * 185 + 60 * 180),
+        (1500, (40,), 1500**2 / 2 + 40 * 1520),
+    ):
+        layout = PackedLayout(((prompt, responses),))
+        T = layout.tokens
+        q, k, v = (torch.randn(1, n, T, d, requires_grad=True) for n in (H, G, G))
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+            out = BACKENDS["products"].attend(layout, q, k, v, None, None, None)
+        own = {x.untyped_storage().data_ptr() for x in (q, k, v, out)}
+        held = sum(x.nbytes for x in kept if x.untyped_storage().data_ptr() not in own)
+        shape = Shape("one", H * d, 4 * H * d, 1, H, G, d, 100, True)
+        step = Step(T, T - prompt, seen, len(responses))
+        bias = 4 * 2 * min(seen, 256 * T)
+        said = attention_bytes(Model(shape, "float32", (), 4, attention="products"), step) - bias
+        assert 0.25 * said < held <= said

@@ -98,6 +98,7 @@ def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept_bytes(replace(model, dtype="bfloat16", host=False)) == 128
     # On a CPU queries, outputs, keys and values of attention are float32: (8 + 10) 2 bytes more.
     assert kept_bytes(replace(model, dtype="bfloat16")) == 164
+    assert kept_bytes(replace(model, dtype="bfloat16", attention="products")) == 128
 
 
 # Against real models

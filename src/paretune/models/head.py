@@ -11,7 +11,9 @@ from torch import Tensor
 from paretune.models.frozen_linear import FrozenLinear
 
 HEAD_CHUNK = 256
-"""Positions projected to the vocabulary at a time on a CPU: what its caches hold."""
+"""Positions projected to the vocabulary at a time on a CPU: fewer make slower products."""
+NEAR = 8
+"""Positions whose softmax a CPU forms at a time: their float32 logits stay in its caches."""
 SHARE, TIGHT = 1 / 64, 1 / 8
 """Shares of an accelerator's memory, and of what is free of it, that the logits of a chunk may fill."""
 FEWEST, MOST = 64, 8192
@@ -74,6 +76,7 @@ class _TargetLogps(torch.autograd.Function):
         wanted = hidden.requires_grad
         gradient = torch.empty_like(hidden) if wanted else None
         rows = chunk or chunk_of(hidden.device, head.out_features, hidden.element_size())
+        near = NEAR if hidden.device.type == "cpu" else rows
         wide = head.widens(hidden)
         kind = torch.float32 if wide else hidden.dtype
         product, transposed_product = (
@@ -81,12 +84,15 @@ class _TargetLogps(torch.autograd.Function):
         )
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
-            all_logps = product(hidden[part].to(kind)).float().log_softmax(-1)
-            logps[part] = all_logps.gather(-1, targets[part, None])[:, 0]
-            if gradient is not None:
-                probabilities = all_logps.exp_()
-                pushed = transposed_product(probabilities.to(kind))
-                gradient[part] = head.weight[targets[part]] - pushed
+            logits, wished = product(hidden[part].to(kind)), targets[part]
+            for at in range(0, len(wished), near):
+                few = slice(at, at + near)
+                all_logps = logits[few].float().log_softmax(-1)
+                logps[part][few] = all_logps.gather(-1, wished[few, None])[:, 0]
+                if wanted:
+                    logits[few] = all_logps.exp_()
+            if gradient is not None:  # the logits are probabilities now
+                gradient[part] = head.weight[wished] - transposed_product(logits)
         ctx.save_for_backward(gradient) if wanted else None
         return logps
 

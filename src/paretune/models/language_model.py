@@ -270,8 +270,8 @@ def load(
         revision: The branch, tag or commit of a model on the hub; by default its main branch.
         quantization: How the frozen matrices are held: ``nf4`` or ``int8`` for 4 or 8 bits by bitsandbytes, ``none`` for the number
             format, or ``auto`` for what the model's folder holds.
-        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``sdpa``,
-            ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
+        attention: Attention over packed batches: ``auto`` takes the best that the device has, others are ``blocks``, ``products``,
+            ``sdpa``, ``flex`` and ``varlen`` (:mod:`paretune.models.packed_attention.backends`).
         chat_template: Arguments of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:

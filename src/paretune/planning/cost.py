@@ -34,7 +34,7 @@ class Model:
         rank: Number of columns of one trained adapter.
         checkpointing: Whether activations are computed again in backward.
         host: Whether it runs on a CPU, with prepacked copies of its frozen matrices
-            (:mod:`paretune.models.frozen_linear`) and attention in float32.
+            (:mod:`paretune.models.frozen_linear`), and attention in float32 unless that is by products.
         quantization: How the matrices of the blocks are held: ``none`` in the number format, else one of :data:`BITS`.
         memory: Bytes of the accelerator that it runs on, which decide how many logits it forms at a time; 0 on a CPU.
         attention: Backend of the attention over packed batches.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from paretune.models.frozen_linear import layout_gains
-from paretune.models.head import HEAD_CHUNK, chunk_for
+from paretune.models.head import HEAD_CHUNK, NEAR, chunk_for
+from paretune.models.packed_attention import products
 from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
 from paretune.planning.work import Step
 
@@ -20,6 +21,8 @@ ROW_BIAS = 3
 
 For a pair of responses as long as their prompt it is 9 to 3.5.
 """
+HALF_HIDDEN = 3 / 2
+"""Scores that ``products`` forms over those that tokens see: half of a prompt's block is hidden from the other half."""
 
 Parts = Mapping[str, float]
 """What holds memory -> bytes."""
@@ -60,7 +63,7 @@ def kept_bytes(model: Model) -> float:
     if model.wide:
         plain += shape.hidden + shape.intermediate
     attention = 2 * shape.hidden + 5 * shape.keys
-    widened = (MASTER - model.size) * attention if model.host else 0
+    widened = (MASTER - model.size) * attention if model.host and model.attention != "products" else 0
     return model.size * (plain + 2 * shape.hidden) + widened  # the last: the inputs of the norms
 
 
@@ -69,17 +72,21 @@ def attention_bytes(model: Model, step: Step) -> float:
 
     A bias is a number for each position that a token sees, and all blocks share it. Each block keeps what its backend needs for
     the backward pass (:mod:`paretune.models.packed_attention`): ``varlen`` the gathered keys and values, ``sdpa`` copies for every
-    head, ``blocks`` on an accelerator the scores in float32, and those but ``blocks`` a float32 sum for each token and head.
+    head, ``blocks`` on an accelerator the scores in float32, ``products`` the probabilities where a block has few keys, and the
+    others a float32 sum for each token and head. The bias of ``products`` is that of one block, for each query of a key.
     """
     shape, size = model.shape, MASTER if model.host else model.size
     bias, sums = size * step.seen, MASTER * shape.heads * step.tokens
     kept = {
         "blocks": 0.0 if model.host else MASTER * shape.heads * step.seen,
         "varlen": 2 * size * shape.keys * step.keys + sums,
+        "products": model.size * shape.heads * min(HALF_HIDDEN * step.seen, products.KEPT_KEYS * step.tokens),
         "flex": sums,
         "sdpa": 3 * size * shape.queries * step.tokens + sums,
     }[model.attention]
-    biases = {"blocks": bias, "sdpa": ROW_BIAS * bias}.get(model.attention, 0.0)
+    shared = shape.queries / shape.keys
+    block = MASTER * shared * min(step.seen, products.BLOCK[False] * step.tokens)
+    biases = {"blocks": bias, "sdpa": ROW_BIAS * bias, "products": block}.get(model.attention, 0.0)
     return biases + kept * (1 if model.checkpointing else shape.layers)
 
 
@@ -116,7 +123,7 @@ def training_parts(model: Model, step: Step) -> Parts:
         "optimiser": (OPTIMISER - 1) * adapter,
         "activations": tokens * (blocks + inputs + working) + matrix_at_work(model),
         "attention": attention_bytes(model, step),
-        "logits": states + logit_bytes(model, min(positions(model), step.targets)),
+        "logits": states + _trained_logit_bytes(model, min(positions(model), step.targets)),
         **_kept(model),
     }
 
@@ -134,6 +141,13 @@ def training_bytes(model: Model, step: Step) -> float:
 def logit_bytes(model: Model, rows: float) -> float:
     """Return the bytes of the logits of some positions: as computed, and float32 with its exponential."""
     return rows * model.shape.vocabulary * (model.size + 2 * MASTER)
+
+
+def _trained_logit_bytes(model: Model, rows: float) -> float:
+    """Return :func:`logit_bytes` of training: on a CPU few positions are float32 at a time."""
+    if not model.host:
+        return logit_bytes(model, rows)
+    return model.shape.vocabulary * (rows * model.size + min(rows, NEAR) * 2 * MASTER)
 
 
 def decoding_parts(model: Model, work: Decoding) -> Parts:

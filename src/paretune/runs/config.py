@@ -135,8 +135,9 @@ class RunConfig(_Part):
         quantization: How the base model's frozen matrices are held: ``nf4`` or ``int8`` in 4 or 8 bits by bitsandbytes
             (``pip install 'paretune[quantization]'``), ``none`` in the number format, ``auto`` as the model's folder holds them.
         device: Torch device; by default an accelerator where there is one.
-        attention: Attention over packed batches: ``auto``, the best that the device has; ``blocks``, one call for each text, as on
-            the CPU; ``varlen``, FlashAttention; ``flex``, FlexAttention; ``sdpa``, one call under a mask.
+        attention: Attention over packed batches: ``auto``, the best that the device has; ``blocks``, one call for each text;
+            ``products``, in bfloat16, for a CPU that is fast at these; ``varlen``, FlashAttention; ``flex``, FlexAttention;
+            ``sdpa``, one call under a mask.
         chat_template: Arguments of the model's chat template, such as ``{enable_thinking: false}``; every prompt is written with
             them, in the run and wherever its policies are used.
         processes: Number of processes that you launch (``torchrun --nproc_per_node N``); with another number the run stops at
@@ -169,7 +170,7 @@ class RunConfig(_Part):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Quantization = "auto"
     device: str | None = None
-    attention: Literal["auto", "blocks", "sdpa", "flex", "varlen"] = "auto"
+    attention: Literal["auto", "blocks", "products", "sdpa", "flex", "varlen"] = "auto"
     chat_template: dict[str, Any] = Field(default_factory=dict)
     processes: Count | None = None
     sharding: Literal["none", "fsdp"] = "none"

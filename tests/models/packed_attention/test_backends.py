@@ -87,7 +87,7 @@ def check(
 @pytest.mark.parametrize("window", [None, 1, 5, 100])
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (3, 1)])
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("name", ["blocks", "sdpa", "varlen"])
+@pytest.mark.parametrize("name", ["blocks", "products", "sdpa", "varlen"])
 def test_a_backend_is_padded_eager_attention(
     name: str, sizes: str, heads: tuple[int, int], window: int | None
 ) -> None:
@@ -172,6 +172,32 @@ def test_responses_longer_than_a_block(window: int | None) -> None:
         "blocks", [(70, [RESPONSE_BLOCK + 7, 2 * RESPONSE_BLOCK, 3]), (1, [RESPONSE_BLOCK])], (3, 1), window
     )
     check("blocks", [(2, [RESPONSE_BLOCK + 1])], (1, 1), window, torch.tensor([0.5]))
+    check("products", [(140, [260, 512, 3]), (1, [256]), (600, [2])], (3, 1), window)
+
+
+@pytest.mark.parametrize("common", [0.0, 30.0])
+def test_products_in_bfloat16_lose_no_more_than_rounded_inputs_do(common: float) -> None:
+    """Where keys and values have much in common, scores and their gradients are small differences of large numbers."""
+    sizes: Sizes = [(150, [70, 40]), (20, [300])]
+    layout, generator = layout_of(sizes), torch.Generator().manual_seed(3)
+    q, k, v = (x.bfloat16() for x in states(sizes, 6, 2, 64))
+    offset = common * torch.randn(1, 2, 1, 64, generator=generator) / 8
+    rounded = q, (k + offset).bfloat16(), (v + offset).bfloat16()
+
+    def errors(attend: Attend) -> list[float]:
+        found = results(attend, rounded)
+        return [float((a.float() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return BACKENDS["blocks"].attend(layout, q, k, v, None, None, None)
+
+    exact = results(plain, tuple(x.float() for x in rounded))  # type: ignore[arg-type]
+    found = errors(lambda q, k, v: BACKENDS["products"].attend(layout, q, k, v, None, None, None))
+    # Queries' gradients come from products with keys, so what these have in common stays in their rounding.
+    assert max(found) < (0.01 if common == 0 else 0.1)
+    assert found[0] < 0.01 and found[2] < 0.02
+    if common:
+        assert found[1] < 0.3 * errors(plain)[1]
 
 
 def test_masks_grow_with_the_length_of_a_response() -> None:
@@ -264,7 +290,9 @@ CUDA = Capability("cuda", torch.bfloat16, (9, 0), 128)
     ("has", "order"),
     [
         (Capability("cpu", torch.float32), ["blocks"]),
-        (Capability("cpu", torch.bfloat16), ["blocks"]),
+        (Capability("cpu", torch.bfloat16), ["products", "blocks"]),
+        (Capability("cpu", torch.bfloat16, slow_bfloat16=True), ["blocks"]),
+        (Capability("cpu", torch.bfloat16, sinks=True), ["blocks"]),
         (Capability("mps", torch.bfloat16), ["sdpa"]),
         (Capability("xpu", torch.bfloat16), ["sdpa"]),
         (CUDA, ["varlen", "flex", "sdpa"]),

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from paretune.core.errors import ModelError, suggest
-from paretune.models.packed_attention import blocks, flex, sdpa, varlen
+from paretune.models.frozen_linear import slow_bfloat16
+from paretune.models.packed_attention import blocks, flex, products, sdpa, varlen
 from paretune.models.packed_attention.layout import PackedLayout
 
-Attention = Literal["auto", "blocks", "sdpa", "flex", "varlen"]
+Attention = Literal["auto", "blocks", "products", "sdpa", "flex", "varlen"]
 """What may be asked for. ``auto`` is the first backend that the device can run."""
 
 
@@ -31,6 +32,7 @@ class Capability:
         sinks: Whether the softmax has a sink for each head (gpt-oss).
         compiler: Whether Triton is there, which compiles kernels for CUDA.
         lacking: Why torch has no kernel for texts of uneven length; "" where it has.
+        slow_bfloat16: Whether it is a CPU that gains nothing by bfloat16 (:func:`paretune.models.frozen_linear.slow_bfloat16`).
     """
 
     device: str
@@ -40,6 +42,7 @@ class Capability:
     sinks: bool = False
     compiler: bool = True
     lacking: str = ""
+    slow_bfloat16: bool = False
 
 
 class Attend(Protocol):
@@ -77,12 +80,24 @@ class Backend:
         what: What it is, in a few words.
         attend: The function, differentiable with respect to queries, keys and values.
         missing: Returns why it cannot run under a capability; "" where it can.
+        narrow: Whether a CPU gives it the model's own numbers, where the others get float32.
     """
 
     name: str
     what: str
     attend: Attend
     missing: Callable[[Capability], str]
+    narrow: bool = False
+
+
+def _products_missing(has: Capability) -> str:
+    if has.device != "cpu":
+        return f"it is for the CPU, not for {has.device}"
+    if has.dtype != torch.bfloat16:
+        return f"it rounds scores to bfloat16, and the model is in {str(has.dtype).removeprefix('torch.')}"
+    if has.slow_bfloat16:
+        return "this processor gains nothing by bfloat16"
+    return "it knows no attention sinks" if has.sinks else ""
 
 
 def _flex_missing(has: Capability) -> str:
@@ -111,13 +126,14 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("blocks", "one call for each text", blocks.attend, lambda has: ""),
+        Backend("products", "products in bfloat16", products.attend, _products_missing, narrow=True),
         Backend("varlen", "FlashAttention", varlen.attend, _varlen_missing),
         Backend("flex", "FlexAttention", flex.attend, _flex_missing),
         Backend("sdpa", "one call under a mask", sdpa.attend, lambda has: ""),
     )
 }
 
-ORDER = {"cpu": ("blocks",), "cuda": ("varlen", "flex", "sdpa")}
+ORDER = {"cpu": ("products", "blocks"), "cuda": ("varlen", "flex", "sdpa")}
 """What ``auto`` tries, by kind of device, best first."""
 OTHERS = ("sdpa",)
 """What it tries on other kinds."""
@@ -157,4 +173,5 @@ def capability_of(
         any(name.endswith(".sinks") for name, _ in parameters),
         find_spec("triton") is not None,
         varlen.missing(),
+        device.type == "cpu" and dtype == torch.bfloat16 and slow_bfloat16(),
     )

@@ -1,4 +1,4 @@
-"""Attention text by text, and of a long text block by block: no work is done where a mask would hide it. The CPU's.
+"""Attention text by text, and of a long text block by block: no work is done where a mask would hide it. The CPU's, in float32.
 
 Each call has a mask and, where queries share keys, ``enable_gqa``: on CUDA this pair falls to the kernel that keeps the scores.
 """

@@ -53,16 +53,16 @@ def attention(
     if packed_layout is None and query.shape[2] == 1 and sinks is None:
         return decoding_attention(query, key, value, attention_mask, scale), None
     kind = query.dtype
-    if query.device.type == "cpu":
-        # The backward pass of bfloat16 attention on the CPU takes longer than that of float32. Without gradients, and where
-        # nothing is packed, too: all that reads a text is to round alike.
+    packed = BACKENDS[name] if packed_layout is not None else None
+    if query.device.type == "cpu" and not (packed and packed.narrow):
+        # The CPU's fused kernels take longer in bfloat16 than in float32, with their backward pass.
         query, key, value = query.float(), key.float(), value.float()
-    if packed_layout is not None:
-        backend, window = BACKENDS[name], kwargs.get("sliding_window")
+    if packed_layout is not None and packed is not None:
+        window = kwargs.get("sliding_window")
         if packed_layout.errors is not None:
             states = (query, key, value)
-            packed_layout.errors.append(backend_error(backend, packed_layout, states, scale, window, sinks))
-        out = backend.attend(packed_layout, query, key, value, scale, window, sinks)
+            packed_layout.errors.append(backend_error(packed, packed_layout, states, scale, window, sinks))
+        out = packed.attend(packed_layout, query, key, value, scale, window, sinks)
         return out.to(kind), None
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.to(query.dtype)
