@@ -19,7 +19,7 @@ from paretune.models.packed_attention.layout import PackedLayout, bias, hidden
 BLOCK = {True: 128, False: 256}
 """Tokens of a prompt (True) and of a response (False) that are attended together."""
 KEPT_KEYS = 512
-"""Most keys of a block whose probabilities are kept for the backward pass. Others are formed again: memory grows with the tokens."""
+"""Most keys of a block whose probabilities are kept for the backward pass. Others are formed again: memory grows by the token."""
 
 
 @dataclass(frozen=True, eq=False)
