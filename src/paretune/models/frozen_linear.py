@@ -152,11 +152,16 @@ class FrozenLinear(FrozenLayer):
 
     def widens(self, x: Tensor) -> bool:
         """Return whether products with ``x [..., n]`` are formed in float32 although it and the weight are in bfloat16."""
-        if x.dtype != torch.bfloat16 or self.weight.dtype != torch.bfloat16 or x.device.type != "cpu":
+        if (
+            x.dtype != torch.bfloat16
+            or x.device.type != "cpu"
+            or not slow_bfloat16()
+            or self.weight.dtype != torch.bfloat16
+        ):
             return False
         rows = _rows(x)
         few = WIDE_ROWS if torch.bfloat16 in prepacked_formats() else 1
-        return rows >= (few if self.prepack else MANY_ROWS) and slow_bfloat16()
+        return rows >= (few if self.prepack else MANY_ROWS)
 
     def wide_product(self, x: Tensor) -> Tensor:
         """Return :meth:`product` of a float32 ``x`` in float32."""

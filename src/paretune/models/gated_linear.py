@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -138,6 +138,7 @@ class GatedLinear(nn.Module):
         self.V = nn.Parameter(V.to(base.weight.device), requires_grad=trainable)
         self.path = path
         self._state = state
+        self._joined: tuple[object, Tensor] | None = None
         self.train(base.training)
 
     @property
@@ -171,6 +172,16 @@ class GatedLinear(nn.Module):
         # What another layer returns may be a view that autograd lets nobody write into, or a tensor that it keeps.
         return self.base(x) + F.linear(z, U.to(z.dtype))
 
+    def joined(self, layers: Sequence[nn.Module], span: slice | None) -> Tensor:
+        """Return the factors V of layers that share an input, this the first, below each other ``[n R, in]``; kept until one changes."""
+        factors = [layer.V if span is None else layer.V[span] for layer in layers]  # type: ignore[union-attr, index]
+        if len(factors) == 1:
+            return factors[0]
+        state = span, [V._version for V in factors], [V.data_ptr() for V in factors]
+        if self._joined is None or self._joined[0] != state:
+            self._joined = state, torch.cat([V.detach() for V in factors])
+        return self._joined[1]
+
     def merged(self, gate: Tensor) -> nn.Linear:
         """Return a plain layer of weight ``W0 + U diag(g) V``, summed in fp32, in the base's dtype."""
         base = self.base
@@ -187,6 +198,43 @@ class GatedLinear(nn.Module):
         plain.bias = base.bias
         plain.train(base.training)
         return FrozenLinear(plain, base.prepack) if isinstance(base, FrozenLinear) else plain
+
+
+def outputs_of(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """Return what layers with the same input ``[B, in]`` return for a token of each row, without a graph; nobody else holds it.
+
+    Where they are adapted and rows are few, one thin product serves the adapters of all.
+    """
+    first = layers[0]
+    if not isinstance(first, GatedLinear) or len(x) > FEW:
+        return _one_by_one(x, layers)
+    gates = first._state.read(first.training).gates
+    if gates is None:
+        return _one_by_one(x, layers)
+    gate, kind = gates[first.path], x.dtype
+    found, factors = [], []
+    for layer in layers:
+        if not isinstance(layer, GatedLinear) or gates.get(layer.path) is not gate:
+            return _one_by_one(x, layers)
+        base = layer.base
+        if not isinstance(base, FrozenLayer) or _widens(base, x):
+            return _one_by_one(x, layers)
+        found.append(base.product(x))
+        factors.append(layer.U if gate.span is None else layer.U[:, gate.span])
+    thin = torch.mm(x if kind == torch.float32 else x.float(), first.joined(layers, gate.span).t())
+    gates_here = gate.for_input(x[:, None]).squeeze(-2) if gate.rows is not None else gate.values
+    if len(layers) == 1:
+        found[0].add_(torch.mm(thin.mul_(gates_here), factors[0].t()))
+        return found
+    each = thin.view(len(x), len(layers), -1).mul_(gates_here.unsqueeze(-2)).unbind(1)
+    for y, z, U in zip(found, each, factors, strict=True):
+        y.add_(torch.mm(z, U.t()))
+    return found
+
+
+def _one_by_one(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """Return the outputs of layers that are asked as the model asks them: with rows of one token."""
+    return [layer(x[:, None]).squeeze(1) for layer in layers]
 
 
 def _add(y: Tensor, z: Tensor, U: Tensor) -> Tensor:

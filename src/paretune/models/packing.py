@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from paretune.core.errors import ModelError, TrainingError
 from paretune.core.meter import count_read
 from paretune.models.architecture import Reading, check_kind, read_plainly, shallow_in_float32, short_windows
+from paretune.models.decoding_block import decode_by_few_operations
 from paretune.models.frozen_linear import FrozenLinear, freeze
 from paretune.models.head import target_logps
 from paretune.models.kernels import fuse, kernels_for
@@ -267,7 +268,11 @@ def prepare(model: PreTrainedModel, prepack: bool = True, attention: str = "auto
         ) from error
     taken = backend_of(model)
     assert taken is not None
-    logger.info("attention %r: %s; fused kernels: %s", taken.name, taken.what, ", ".join(fused) or "none")
+    few = decode_by_few_operations(model)
+    logger.info(
+        "attention %r: %s; fused kernels: %s; blocks that decode by few operations: %d",
+        *(taken.name, taken.what, ", ".join(fused) or "none", few),
+    )
 
 
 def _prove_first_layers(model: PreTrainedModel) -> None:
