@@ -80,3 +80,6 @@ sampled_tokens
 
 # Read in a report of a reward model, as a key.
 train_pairs
+
+# The class of a block of a model, which gets another one.
+__class__

@@ -7,7 +7,6 @@ together, and sums are formed in place. Whatever else passes a block (prompts, p
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Any
 
@@ -93,9 +92,10 @@ def decode_by_few_operations(model: PreTrainedModel) -> int:
     blocks = [*getattr(model.get_decoder(), "layers", [])]
     if model.device.type != "cpu" or not blocks or not all(map(_is_llama_block, blocks)):
         return 0
-    plain = [type(block) for block in blocks]
-    for block in blocks:
-        block.__class__ = _decoding(type(block))
+    plain: list[type[Any]] = [type(block) for block in blocks]
+    quick = {kind: _decoding(kind) for kind in plain}
+    for block, kind in zip(blocks, plain, strict=True):
+        block.__class__ = quick[kind]
     error = _error(model, plain[0])
     if error <= TOLERANCE.get(model.dtype, ROUNDED):
         return len(blocks)
@@ -107,8 +107,7 @@ def decode_by_few_operations(model: PreTrainedModel) -> int:
     return 0
 
 
-@functools.cache
-def _decoding(kind: type[nn.Module]) -> type[nn.Module]:
+def _decoding(kind: type[Any]) -> type[Any]:
     """Return the class of blocks with :class:`DecodingBlock` mixed in, which has the same name."""
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (DecodingBlock, kind), names)

@@ -173,7 +173,7 @@ class GatedLinear(nn.Module):
         return self.base(x) + F.linear(z, U.to(z.dtype))
 
     def joined(self, layers: Sequence[nn.Module], span: slice | None) -> Tensor:
-        """Return the factors V of layers that share an input, this the first, below each other ``[n R, in]``; kept until one changes."""
+        """Return the factors V of layers that share an input, this the first, as one ``[n R, in]``; kept until one changes."""
         factors = [layer.V if span is None else layer.V[span] for layer in layers]  # type: ignore[union-attr, index]
         if len(factors) == 1:
             return factors[0]
