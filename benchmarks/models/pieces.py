@@ -4,7 +4,7 @@
 
 Products with a frozen matrix (576 x 1536) and with the head (49152 x 576), prepacked against plain, by the number of rows; matrices
 are taken in turn, so that they come from memory as in a model. Attention of one decoded token by groups of heads against a query a
-head. Attention forward and backward in bfloat16 against float32. Chunks of the head. Thin products of adapters
+head. Attention forward and backward by products in bfloat16 against float32. Chunks of the head. Thin products of adapters
 that share an input. CPU-seconds on one thread, medians; results are compared first.
 """
 
@@ -24,8 +24,9 @@ from benchmarks.side_by_side import RESULTS, clocked, figure, in_turn, start
 from paretune.core.files import write_json
 from paretune.models.frozen_linear import FrozenLinear, product
 from paretune.models.head import HEAD_CHUNK, target_logps
+from paretune.models.packed_attention.backends import BACKENDS
 from paretune.models.packed_attention.interface import decoding_attention
-from paretune.models.packed_attention.layout import bias, hidden
+from paretune.models.packed_attention.layout import PackedLayout
 
 HEADS, SHARED, WIDTH, VOCABULARY = 9, 3, 64, 49_152
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -65,24 +66,21 @@ def decoding(dtype: torch.dtype, rows: int, positions: int) -> dict[str, Callabl
     return {"ours": lambda: decoding_attention(query, key, value, mask, None), "plain": plain}
 
 
-def attending(tokens: int, seen: int) -> dict[str, Callable[[], Tensor]]:
-    """Return forward and backward of a text's attention in float32 with bfloat16 in and out, and in bfloat16."""
-    texts = [
-        torch.randn(1, n, t, WIDTH, dtype=torch.bfloat16) for n, t in ((HEADS, tokens), *[(SHARED, seen)] * 2)
-    ]
-    mask = bias(hidden(seen - tokens, tokens), torch.device("cpu"), torch.float32)
+def attending(prompt: int, response: int) -> dict[str, Callable[[], Tensor]]:
+    """Return forward and backward of the attention of a pair: by products in bfloat16, and in float32."""
+    layout = PackedLayout(((prompt, (response, response)),))
+    states = [torch.randn(1, n, layout.tokens, WIDTH, dtype=torch.bfloat16) for n in (HEADS, SHARED, SHARED)]
 
-    def way(dtype: torch.dtype) -> Callable[[], Tensor]:
+    def way(name: str, dtype: torch.dtype) -> Callable[[], Tensor]:
         def run() -> Tensor:
-            query, key, value = (x.clone().requires_grad_() for x in texts)
-            wide = (x.to(dtype) for x in (query, key, value))
-            out = F.scaled_dot_product_attention(*wide, attn_mask=mask.to(dtype), enable_gqa=True)
-            out.to(torch.bfloat16).sum().backward()
-            return query.grad
+            query, key, value = (x.clone().requires_grad_() for x in states)
+            wide = [x.to(dtype) for x in (query, key, value)]
+            BACKENDS[name].attend(layout, *wide, None, None, None).to(torch.bfloat16).sum().backward()
+            return value.grad
 
         return run
 
-    return {"ours": way(torch.float32), "plain": way(torch.bfloat16)}
+    return {"ours": way("products", torch.bfloat16), "plain": way("blocks", torch.float32)}
 
 
 def heads(dtype: torch.dtype, chunk: int) -> dict[str, Callable[[], Tensor]]:
@@ -121,7 +119,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "pieces.json")
     arguments = parser.parse_args(given)
@@ -143,9 +141,9 @@ def main(given: Sequence[str] | None = None) -> None:
         for chunk in (32, 64, 128):
             what = f"{name}, head by {HEAD_CHUNK} against {chunk}"
             done.append(compared(what, heads(dtype, chunk), arguments.rounds, 1, dtype))
-    for tokens, seen in ((75, 250), (64, 175)):
-        what = f"attention and backward, {tokens} over {seen}, float32 against bfloat16"
-        done.append(compared(what, attending(tokens, seen), arguments.rounds, 20, torch.bfloat16))
+    for prompt, response in ((175, 75), (40, 128), (100, 600)):
+        what = f"attention and backward, a pair of {prompt} + 2 x {response}, products in bfloat16 against float32"
+        done.append(compared(what, attending(prompt, response), arguments.rounds, 20, torch.bfloat16))
     write_json(arguments.out, {"figures": done})
 
 

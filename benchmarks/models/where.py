@@ -44,6 +44,7 @@ KINDS = {
     "frozen matrices, head, thin products": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm"),
     "attention, forward": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
     "attention, backward": ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",),
+    "attention by products": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_softmax_backward_data"),
     "adapters, added in place": ("aten::addmm_",),
 }
 REST = "all else: norms, rotation, activation, sums, copies, the optimiser"

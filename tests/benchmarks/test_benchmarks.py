@@ -118,6 +118,37 @@ def test_a_profile_holds_all_the_time(
     assert sum(found["seconds"].values()) >= 0.5 * found.get("run", found.get("step"))
 
 
+def test_gains_compare_what_computes_the_same(
+    bench, monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
+) -> None:
+    gains, out = importlib.import_module("benchmarks.models.gains"), tmp_path / "gains.json"
+    monkeypatch.setattr(gains, "TOKENS", 8)
+    monkeypatch.setattr(gains, "slow_bfloat16", lambda: True)  # attention by products has tests of its own
+    given = [
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--rows",
+        "1",
+        "3",
+        "--rounds",
+        "1",
+        "--out",
+        str(out),
+        *PAIRS,
+    ]
+    gains.main(given)
+    result = read_json(out)
+    assert [row["what"] for row in result["figures"]] == [f"{n} rows, 8 tokens, float32" for n in (1, 3)]
+    assert len(result["equal"]) == 2
+
+    right = gains.DecodingBlock._decoded
+    monkeypatch.setattr(gains.DecodingBlock, "_decoded", lambda block, x, *more: right(block, -3 * x, *more))
+    with pytest.raises(SystemExit, match="so the figures mean nothing"):
+        gains.main(given)
+
+
 @pytest.mark.parametrize(
     "name", ["training.step", "training.step_bf16", "training.modpo_step", "training.sweep"]
 )
