@@ -1,7 +1,7 @@
 """The block of a Llama for one token of each row: on a CPU what lies between its products takes longer than these.
 
 A token passes hundreds of modules and thousands of operations, each of which takes microseconds whatever it computes. Here a block
-is one function: layers that share an input share the thin product of their adapters, queries and keys are rotated together, and sums
+is one function: layers that share an input share the thin product of their adapters, queries and keys rotate together, and sums
 are formed in place. Whatever else passes a block (prompts, packed batches, gradients) takes the model's own way.
 """
 

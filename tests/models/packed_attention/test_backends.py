@@ -175,6 +175,18 @@ def test_responses_longer_than_a_block(window: int | None) -> None:
     check("products", [(140, [260, 512, 3]), (1, [256]), (600, [2])], (3, 1), window)
 
 
+def test_products_with_values_of_another_width() -> None:
+    layout = layout_of(SIZES["short"])
+    q, k, v = states(SIZES["short"], 4, 2, 8)
+    inputs = q, k, v[..., :6]
+    found, expected = (
+        results(lambda q, k, v, name=name: BACKENDS[name].attend(layout, q, k, v, None, None, None), inputs)
+        for name in ("products", "blocks")
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize("common", [0.0, 30.0])
 def test_products_in_bfloat16_lose_no_more_than_rounded_inputs_do(common: float) -> None:
     """Where keys and values have much in common, scores and their gradients are small differences of large numbers."""

@@ -113,9 +113,8 @@ class _Attention(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], scale: float
     ) -> Tensor:
-        _, heads, tokens, width = query.shape
         q, k, v = _by_token(query, key.shape[1]), key[0], value[0]
-        out = query.new_empty(q.shape)
+        out = query.new_empty(*q.shape[:3], v.shape[-1])
         kept: list[Tensor | None] = []
         wanted = any(ctx.needs_input_grad)
         for block in blocks:
@@ -124,7 +123,7 @@ class _Attention(torch.autograd.Function):
             part.copy_(torch.bmm(p, block.of(v)).view(part.shape))
             kept.append(p if wanted and p.shape[-1] <= KEPT_KEYS else None)
         ctx.blocks, ctx.scale = blocks, scale
-        whole = out.view(1, tokens, heads, width)
+        whole = out.flatten(1, 2)[None]
         ctx.save_for_backward(query, key, value, whole, *kept)
         return whole
 
