@@ -189,7 +189,7 @@ class Visit:
     def drawn(self) -> None:
         """Wait until the front is there with A and B on it."""
         self.page.wait_for_selector("main[aria-busy=false]")
-        self.page.wait_for_selector("#chart .own.a, #chart .empty", state="attached")
+        self.page.wait_for_selector("#chart:has(.own.a):has(.own.b), #chart .empty", state="attached")
 
     def choose(self, policy: str) -> None:
         """Select a policy and wait for its front."""
