@@ -495,19 +495,18 @@ def test_a_new_store_is_private(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy store is no stuck one: the wait is for the next commit of anybody, not for a total time."""
-    monkeypatch.setattr(database, "PATIENCE", 0.4)
-    stores = [Store.open(str(tmp_path / "store.sqlite")) for _ in range(4)]
+    hold, many, patience = 0.15, 16, 2.0
+    assert (many - 1) * hold > patience, "the last of all waits for longer than a stuck store is waited for"
+    monkeypatch.setattr(database, "PATIENCE", patience)
+    stores = [Store.open(str(tmp_path / "store.sqlite")) for _ in range(many)]
     failed: list[Exception] = []
 
     def write(store: Store) -> None:
         try:
-            for _ in range(6):
-                with store.writing() as connection:
-                    name = f"p{time.monotonic_ns()}"
-                    connection.execute(
-                        sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1))
-                    )
-                    time.sleep(0.15)
+            with store.writing() as connection:
+                name = f"p{time.monotonic_ns()}"
+                connection.execute(sa.insert(tables.profiles).values(name=name, created=datetime(2026, 1, 1)))
+                time.sleep(hold)
         except Exception as error:  # noqa: BLE001 - the test tells
             failed.append(error)
 
@@ -516,7 +515,7 @@ def test_writers_wait_as_long_as_others_finish(tmp_path: Path, monkeypatch: pyte
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed and len(stores[0].profiles()) == 24
+    assert not failed and len(stores[0].profiles()) == many
     for store in stores:
         store.close()
 

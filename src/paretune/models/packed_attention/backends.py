@@ -94,7 +94,7 @@ def _products_missing(has: Capability) -> str:
     if has.device != "cpu":
         return f"it is for the CPU, not for {has.device}"
     if has.dtype != torch.bfloat16:
-        return f"it rounds scores to bfloat16, and the model is in {str(has.dtype).removeprefix('torch.')}"
+        return f"it computes in bfloat16, and the model is in {str(has.dtype).removeprefix('torch.')}"
     if has.slow_bfloat16:
         return "this processor gains nothing by bfloat16"
     return "it knows no attention sinks" if has.sinks else ""
