@@ -79,6 +79,7 @@ bench-serve: install
 
 # The documentation site, in build/site; fails at a warning, at a dead link and at a missing anchor.
 docs: install
+	@test -x $(BIN)/zensical || { echo "the documentation site is built with Python 3.11 or newer" >&2; exit 2; }
 	$(BIN)/python docs/site.py
 	$(BIN)/zensical build --strict
 

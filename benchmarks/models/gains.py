@@ -1,16 +1,19 @@
-"""What two choices gain end to end on a CPU: attention by products in training, and blocks that decode by few operations.
+"""What choices gain end to end on a CPU: copies of frozen weights and attention by products in training, and quick decoding.
 
     python -m benchmarks.models.gains [--rounds 5] [--dtype bfloat16 float32] [--rows 1 8]
 
-A DPO step in bfloat16 with attention by products in bfloat16, and with attention in float32 (a CPU that is slow at bfloat16 takes
-the second by itself, and has no first). 64 greedy tokens, prompts included, of rows that each have their own preference, by the
-block of :mod:`paretune.models.decoding_block`, and by the model's own; they count only where in float32 both drew the same
-tokens. CPU-seconds on one thread, in turn.
+A DPO step in float32 that multiplies with the frozen weights as they are, and one that keeps a copy of them in oneDNN's layout for
+each direction. A step in bfloat16 with attention by products in bfloat16, and with attention in float32 (a CPU that is slow at
+bfloat16 takes the second by itself, and has no first). 64 greedy tokens, prompts included, of rows that each have their own
+preference, by the block of :mod:`paretune.models.decoding_block`, and by the model's own; they count only where in float32 both
+drew the same tokens. CPU-seconds on one thread, in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -27,12 +30,43 @@ from benchmarks.training.inputs import (
 from benchmarks.training.step import numbers, steps_in_turn
 from paretune.core.preference import Preference, simplex_grid
 from paretune.core.sampling import Sampling
+from paretune.models import frozen_linear
 from paretune.models.decoding_block import DecodingBlock
-from paretune.models.frozen_linear import slow_bfloat16
+from paretune.models.frozen_linear import FrozenLinear, slow_bfloat16
 from paretune.models.language_model import LanguageModel, load
 
 TOKENS = 64
 FEW, OWN = "few operations", "the model's own"
+AS_IT_IS, COPIES = "weights as they are", "a copy for each direction"
+
+
+@contextmanager
+def copies(wanted: bool) -> Iterator[None]:
+    """Have training keep a copy of each frozen weight for each direction, or leave the choice to the library."""
+    held = frozen_linear.layout_gains, frozen_linear.wide_vectors
+    if wanted:
+        frozen_linear.layout_gains = lambda kind: True
+        frozen_linear.wide_vectors = lambda: False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        frozen_linear.layout_gains, frozen_linear.wide_vectors = held
+
+
+def step_with(lm: LanguageModel, wanted: bool, arguments: argparse.Namespace) -> Callable[[], object]:
+    """Return a step of B1 with copies of the weights, or as the library does it; fails where it keeps others."""
+    table, lora = pair_table(lm, arguments), random_lora(lm, arguments.targets, seed=1)
+    layers = [each for each in lm.model.get_decoder().modules() if isinstance(each, FrozenLinear)]
+
+    def step() -> object:
+        with copies(wanted):
+            taken = library_step(lm, table, lora, arguments)
+        # The lowest layers need no gradient of their input, so no copy for it.
+        if max(len(each._packed) for each in layers) != 2 * wanted:
+            raise SystemExit("a step keeps other copies of the weights than it should")
+        return taken
+
+    return step
 
 
 def decoding(lm: LanguageModel, rows: int, few: bool) -> Callable[[], list[list[int]]]:
@@ -69,6 +103,17 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     start()
     figures, equal = [], []
+    ways = {AS_IT_IS: False, COPIES: True}
+    both = {
+        way: step_with(load(arguments.model, "float32", "cpu"), wanted, arguments)
+        for way, wanted in ways.items()
+    }
+    seconds, taken = steps_in_turn(both, arguments.rounds)
+    equal.append(
+        same("loss, gradient norm and rewards, float32", numbers(taken), relative=1e-4, absolute=1e-4)
+    )
+    figures.append(figure(f"DPO step, float32, {arguments.pairs} pairs", seconds, AS_IT_IS, COPIES))
+    del both
     if not slow_bfloat16():
         names = {"products in bfloat16": "products", "attention in float32": "blocks"}
         models = {

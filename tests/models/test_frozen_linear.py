@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from paretune.models import frozen_linear
-from paretune.models.frozen_linear import MANY_ROWS, FrozenLinear, FrozenNorm, freeze
+from paretune.models.frozen_linear import MANY_ROWS, FrozenLinear, FrozenNorm, _onednn, freeze
 from paretune.models.packed_attention.interface import decoding_attention
 from paretune.models.steering import Steering
 
@@ -65,7 +65,8 @@ def test_output_and_gradient_are_those_of_the_plain_layer(
 def test_the_prepacked_weight_is_used_and_made_once_for_each_direction(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: True)
+    monkeypatch.setattr(frozen_linear, "layout_gains", lambda kind: True)
+    monkeypatch.setattr(frozen_linear, "wide_vectors", lambda: False)
     frozen = FrozenLinear(linear())
     assert not frozen._packed
     frozen(torch.randn(4, 48))
@@ -78,8 +79,9 @@ def test_the_prepacked_weight_is_used_and_made_once_for_each_direction(
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_many_rows_keep_copies_only_where_they_gain(monkeypatch: pytest.MonkeyPatch, gains: bool) -> None:
-    """With AVX2 alone training forms its products from the weight as it is; few rows (decoding) have a copy everywhere."""
-    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: gains)
+    """Training forms its products from the weight as it is where a copy gains little; few rows (decoding) have one everywhere."""
+    monkeypatch.setattr(frozen_linear, "layout_gains", lambda kind: gains)
+    monkeypatch.setattr(frozen_linear, "wide_vectors", lambda: False)
     plain = linear()
     frozen, x = FrozenLinear(plain), torch.randn(frozen_linear.MANY_ROWS, 48, requires_grad=True)
     out = frozen(x)
@@ -95,34 +97,48 @@ def test_many_rows_keep_copies_only_where_they_gain(monkeypatch: pytest.MonkeyPa
     assert all(torch.equal(each, last) for each in first), "a copy changes no bit"
 
 
+ROWS = 1, 2, 3, 5, 8, 16, 33, 64, 128, 255, 256, 700
+
+
 @pytest.mark.parametrize("shape", [(192, 576), (1536, 576), (576, 1536)])
-def test_a_copy_that_comes_later_changes_no_bit(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(frozen_linear, "layout_gains", lambda: False)
-    if torch.backends.cpu.get_cpu_capability() != "AVX2":
-        pytest.skip("copies come later with AVX2 alone")
-    for rows in (1, 2, 3, 5, 8, 16, 33, 64, 128, 255):
+def test_a_copy_that_comes_later_changes_no_bit(shape: tuple[int, int]) -> None:
+    for rows in ROWS:
         frozen = FrozenLinear(linear(shape[1], shape[0]))
         x, y = torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
         with torch.no_grad():
             found = [
                 (frozen.product(x), frozen.transposed_product(y)) for _ in range(frozen_linear.OFTEN + 1)
             ]
-        assert len(frozen._packed) == 2
+        few = rows < frozen_linear.MANY_ROWS
+        assert len(frozen._packed) == few * (1 if frozen_linear.wide_vectors() else 2)
         assert all(torch.equal(a, found[-1][0]) and torch.equal(b, found[-1][1]) for a, b in found)
 
 
+@pytest.mark.skipif(not frozen_linear.wide_vectors(), reason="this processor has no AVX-512")
+@pytest.mark.parametrize("shape", [(192, 576), (1536, 576), (576, 1536), (1000, 64)])
+def test_with_avx512_float32_weights_as_they_are_give_the_bits_of_copies(shape: tuple[int, int]) -> None:
+    for rows in ROWS:
+        frozen = FrozenLinear(linear(shape[1], shape[0]))
+        x, y = torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
+        with torch.no_grad():
+            assert torch.equal(frozen.transposed_product(y), _onednn(y, frozen._layout(True)))
+            if rows >= frozen_linear.MANY_ROWS:
+                out = frozen.product(x)
+                assert (False, torch.float32) not in frozen._packed
+                assert torch.equal(out, _onednn(x, frozen._layout(False), frozen.bias))
+
+
 @pytest.mark.parametrize(
-    ("capability", "gains"), [("AVX512", True), ("AMX", True), ("AVX2", False), ("DEFAULT", False)]
+    ("capability", "wide"), [("AVX512", True), ("AMX", True), ("AVX2", False), ("DEFAULT", False)]
 )
 def test_the_kind_of_processor_decides_about_copies(
-    monkeypatch: pytest.MonkeyPatch, capability: str, gains: bool
+    monkeypatch: pytest.MonkeyPatch, capability: str, wide: bool
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    frozen_linear.layout_gains.cache_clear()
-    assert frozen_linear.layout_gains() == gains
-    frozen_linear.layout_gains.cache_clear()
+    frozen_linear.wide_vectors.cache_clear()
+    found = frozen_linear.wide_vectors(), *map(frozen_linear.layout_gains, (torch.bfloat16, torch.float32))
+    frozen_linear.wide_vectors.cache_clear()
+    assert found == (wide, wide, False)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(folder: Path, name: str, **options: object) -> LanguageModel:
     """Load a tiny model with a template of TRL's, whose markers are tokens: special ones where they are so in its model."""
-    template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    file = TEMPLATES / f"{name}.jinja"
+    if not file.is_file():
+        pytest.skip(f"TRL {version('trl')} has no such template")
+    template = file.read_text(encoding="utf-8")
     markers = set(re.findall(r"<[|｜][^<>\s'\"]+[|｜]?>|</?think>|<\w+\|>|<\w+_of_turn>", template))
     thought = {"<think>", "</think>"}
     eos = next((m for m in ("<|return|>", "<|im_end|>", "<|eot_id|>", "<turn|>") if m in markers), "</s>")

@@ -12,7 +12,6 @@ import torch
 
 from paretune.core.errors import ParetuneError, lacks_memory
 from paretune.models.language_model import load
-from paretune.planning import memory as planned_memory
 from paretune.planning.cost import Model, Passes, dequantising, packed, weight_bytes
 from paretune.planning.devices import KNOWN as DEVICES
 from paretune.planning.memory import (
@@ -113,13 +112,10 @@ def test_a_quantised_model_takes_the_bits_that_it_says() -> None:
     assert frozen_bytes(replace(nf4, host=True)) - frozen_bytes(nf4) == 2 * 2 * 128_256 * 4096
 
 
-@pytest.mark.parametrize(("gains", "copies"), [(True, 2), (False, 1)])
-def test_copies_are_those_of_the_processor(monkeypatch: pytest.MonkeyPatch, gains: bool, copies: int) -> None:
-    """Training keeps one for each direction where it gains by them; decoding keeps one in any case."""
-    monkeypatch.setattr(planned_memory, "layout_gains", lambda: gains)
+def test_a_float32_model_on_a_processor_has_a_copy_to_decode_with() -> None:
     float32 = replace(EIGHT, dtype="float32")
     held = frozen_bytes(replace(float32, host=True)) - frozen_bytes(float32)
-    assert held == copies * 4 * (SHAPES["8b"].matrices + 128_256 * 4096)
+    assert held == 4 * (SHAPES["8b"].matrices + 128_256 * 4096)
 
 
 def test_the_bits_are_those_of_bitsandbytes(model: Path) -> None:

@@ -13,7 +13,7 @@ from paretune.core.errors import ConfigError, DataError, ModelError
 from paretune.data.typical import SIZES
 from paretune.models.packing import pack, packed_logps, prepare
 from paretune.models.steering import Steering
-from paretune.planning import calibrate, memory
+from paretune.planning import calibrate
 from paretune.planning.cost import (
     Decoding,
     Model,
@@ -87,11 +87,10 @@ def test_a_decoding_by_hand() -> None:
     assert seconds == pytest.approx(2 * 3 * 280 * 2 + 52 * 16, rel=1e-6)
 
 
-def test_memory_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "layout_gains", lambda: True)
+def test_memory_by_hand() -> None:
     model = tiny(host=True)
-    # 240 in matrices, 5 norms of 4, an embedding of 40; and the matrices twice more.
-    assert TINY.parameters == 300 and frozen_bytes(model) == 4 * (300 + 2 * (240 + 40))
+    # 240 in matrices, 5 norms of 4, an embedding of 40; and the matrices once more.
+    assert TINY.parameters == 300 and frozen_bytes(model) == 4 * (300 + 240 + 40)
     assert frozen_bytes(replace(model, dtype="bfloat16", host=False)) == 600
     # 4d + 5kv + 3f + a column for each target, and the inputs of two norms: (16 + 10 + 18 + 12 + 2 * 4) 4
     assert kept_bytes(model) == 256

@@ -1,7 +1,7 @@
 """Frozen layers: parameters in oneDNN's own layout on the CPU, in which products are faster, and norms with a short backward pass.
 
-A plain product brings the weight into the layout of its kernels every time, or does without. ``benchmarks/pieces.py`` measures
-what prepacking gains, most with the few rows of decoding. It sums the same products in another order.
+A plain product brings the weight into the layout of its kernels every time, or does without. ``benchmarks/models/pieces.py``
+measures what prepacking gains, most with the few rows of decoding. It sums the same products in another order.
 """
 
 from __future__ import annotations
@@ -40,13 +40,18 @@ def prepacked_formats() -> tuple[torch.dtype, ...]:
 
 
 @cache
-def layout_gains() -> bool:
-    """Return whether products of many rows are worth a copy of the weight in oneDNN's own layout.
-
-    With AVX-512 they are a fifth faster, with AVX2 a twentieth. The kind of processor decides, and no measurement, so that a run
-    that goes on computes as it began.
-    """
+def wide_vectors() -> bool:
+    """Return whether the processor has AVX-512."""
     return torch.backends.cpu.get_cpu_capability() not in ("NO AVX", "DEFAULT", "AVX2")
+
+
+def layout_gains(kind: torch.dtype) -> bool:
+    """Return whether products of many rows in a number format are worth a copy of the weight in oneDNN's own layout.
+
+    In bfloat16 with AVX-512 they are a twentieth faster, since kernels take rows in pairs. In float32 they gain as little as a
+    step's time varies. The kind of processor decides, and no measurement, so that a run that goes on computes as it began.
+    """
+    return kind == torch.bfloat16 and wide_vectors()
 
 
 @cache
@@ -109,7 +114,8 @@ class FrozenLinear(FrozenLayer):
     The prepacked copies are made when they are first needed: of the weight in a forward pass, of its transpose in a backward
     pass. Each takes the weight's memory once more. Where they gain little (:func:`layout_gains`), products of :data:`MANY_ROWS` do
     without, and those of fewer rows until there were :data:`OFTEN`, so that training keeps none and decoding one; oneDNN computes
-    the same from either, to the last bit. On another device than the CPU, or with ``prepack`` False, products are the plain ones.
+    the same from either, to the last bit. With AVX-512 the backward pass in float32 never has one: the weight as it is lies as the
+    kernels read it. On another device than the CPU, or with ``prepack`` False, products are the plain ones.
 
     Where the processor is slow at bfloat16 (:func:`slow_bfloat16`), products of many rows are formed in float32 from the same
     numbers, and only their sums are rounded: for :data:`MANY_ROWS` without a copy, as bringing the weight to float32 takes a
@@ -147,8 +153,9 @@ class FrozenLinear(FrozenLayer):
             return y @ self.weight
         if self._prepacks(y, True):
             return _onednn(y, self._layout(True))
-        # For many rows the plain product is the faster one here, for few oneDNN's has the bits of the copy that may follow.
-        return y @ self.weight if _rows(y) >= MANY_ROWS else _onednn(y, self.weight.t())
+        # With AVX2 the plain product of many rows is the faster one; of few, oneDNN's has the bits of the copy that may follow.
+        plain = _rows(y) >= MANY_ROWS and not wide_vectors()
+        return y @ self.weight if plain else _onednn(y, self.weight.t())
 
     def widens(self, x: Tensor) -> bool:
         """Return whether products with ``x [..., n]`` are formed in float32 although it and the weight are in bfloat16."""
@@ -197,8 +204,10 @@ class FrozenLinear(FrozenLayer):
         return self.weight.device.type == "cpu" and fitting
 
     def _prepacks(self, x: Tensor, transposed: bool) -> bool:
-        rows = _rows(x)
-        if rows == 1 or layout_gains():
+        rows, kind = _rows(x), self.weight.dtype
+        if transposed and kind == torch.float32 and wide_vectors():
+            return False
+        if rows == 1 or layout_gains(kind):
             return True
         self._few[transposed] += rows < MANY_ROWS
         return rows < MANY_ROWS and self._few[transposed] > OFTEN

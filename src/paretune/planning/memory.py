@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from paretune.models.frozen_linear import layout_gains
 from paretune.models.head import HEAD_CHUNK, NEAR, chunk_for
 from paretune.models.packed_attention import products
 from paretune.planning.cost import MASTER, Decoding, Model, cache_bytes
@@ -28,22 +27,17 @@ Parts = Mapping[str, float]
 """What holds memory -> bytes."""
 
 
-def prepacked_copies() -> int:
-    """Return how many copies of the frozen matrices and the head the CPU here holds; quantised matrices have none.
-
-    They are one for each direction where training gains by them, else one for decoding. Where the CPU is slow at bfloat16 it is one
-    copy in float32, which is as large as two (:mod:`paretune.models.frozen_linear`).
-    """
-    return 2 if layout_gains() else 1
-
-
 def frozen_bytes(model: Model) -> float:
-    """Return the bytes of the base model with its prepacked copies."""
+    """Return the bytes of the base model with its prepacked copies; quantised matrices have none.
+
+    On a CPU float32 matrices and the head have one for decoding. Those in bfloat16 have one for each direction, or where the CPU is
+    slow at it one in float32, which is as large as two (:mod:`paretune.models.frozen_linear`).
+    """
     shape = model.shape
     head = shape.vocabulary * shape.hidden
     plain = shape.parameters - shape.matrices
     copied = head + (0 if model.quantised else shape.matrices)
-    copies = 2 if model.dtype == "bfloat16" else prepacked_copies()
+    copies = 2 if model.dtype == "bfloat16" else 1
     return model.matrix_bytes + model.size * (plain + copies * model.host * copied)
 
 
