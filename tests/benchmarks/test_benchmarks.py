@@ -140,8 +140,11 @@ def test_gains_compare_what_computes_the_same(
     ]
     gains.main(given)
     result = read_json(out)
-    assert [row["what"] for row in result["figures"]] == [f"{n} rows, 8 tokens, float32" for n in (1, 3)]
-    assert len(result["equal"]) == 2
+    decoded = [f"{n} rows, 8 tokens, float32" for n in (1, 3)]
+    wide = gains.frozen_linear.wide_vectors()
+    steps = ["DPO step, float32, 2 pairs"] * wide
+    assert [row["what"] for row in result["figures"]] == steps + decoded
+    assert len(result["equal"]) == 2 + wide
 
     right = gains.DecodingBlock._decoded
 
