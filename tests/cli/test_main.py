@@ -152,7 +152,7 @@ def test_import_and_help_do_not_load_torch() -> None:
     code = (
         "import sys, paretune, paretune.cli.main, paretune.core.preference, paretune.fronts.front;"
         "import paretune.data.rows, paretune.data.pairs, paretune.data.summary;"
-        "names = ('torch', 'transformers', 'accelerate', 'matplotlib', 'pandas', 'fastapi', 'sqlalchemy');"
+        "names = ('torch', 'transformers', 'accelerate', 'matplotlib', 'pandas', 'fastapi', 'sqlalchemy', 'pydantic');"
         "heavy = [m for m in names if m in sys.modules];"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from paretune.core.bounds import described
 from paretune.core.settings_words import complaint
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 REFUSAL: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -53,6 +55,8 @@ class Commands(TyperGroup):
 
 def _told(error: Any) -> int:
     """Print the message of a refusal and return its exit code."""
+    from pydantic import ValidationError  # the help needs none of it
+
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)

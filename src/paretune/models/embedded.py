@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 EMBEDDED = "smollm2-135m"
@@ -19,6 +18,8 @@ def hub_name(name: str) -> str:
 
 def embedded_gguf() -> Path | None:
     """Return the file of the embedded model inside its package (found, never imported), or None without the package."""
+    import importlib.metadata  # the default's name is in every help, this alone is not
+
     try:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
