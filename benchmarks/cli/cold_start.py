@@ -54,7 +54,7 @@ def command(module: str) -> list[str]:
 
 
 def one_thread() -> dict[str, str]:
-    """Return the environment of a process that computes on one thread, asks no hub and keeps its byte code, as installed packages do."""
+    """Return the environment of a process on one thread that asks no hub and keeps byte code, as installed packages do."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
