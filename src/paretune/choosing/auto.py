@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from paretune.choosing.posterior import Ballot
@@ -220,6 +219,8 @@ def fit(lessons: Lessons, spreads: Sequence[float], precision: float = 1e-12) ->
         turned = by_logits.T @ seen + slopes / spread**2
         ahead = by_logits.sum(0) - 1 + M * np.exp(logs)
         return float(value), np.concatenate([turned.ravel(), ahead, [by_noise.sum()]])
+
+    from scipy.optimize import minimize  # a server does without it, and starts earlier
 
     def least(start: np.ndarray, size: int, spread: float) -> np.ndarray:
         bounds = [(None, None)] * (M * size + M) + [(math.log(NOISE[0]), math.log(NOISE[1]))]
