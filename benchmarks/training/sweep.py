@@ -1,6 +1,6 @@
 """B4: a MODPO sweep over five preferences, end to end, against five runs of the kind people start today.
 
-    python -m benchmarks.training.sweep [--rounds 5] [--pairs 4] [--epochs 2] [--batch 2] [--targets all-linear]
+    python -m benchmarks.training.sweep [--rounds 5] [--pairs 4] [--epochs 2] [--batch 2] [--targets all-linear] [--only-parts]
 
 The library loads the model once, tokenises, caches the reference's and the margin models' log-probabilities, trains the two
 single-objective adapters (which are also the margin models) and three anchors between them, and saves the policy. The peer
@@ -12,7 +12,8 @@ all runs begin at the same LoRA, take the same pairs in the same order and have 
 Adam's first steps have the size of the learning rate whatever the gradient, so where a gradient is rounding alone the
 weights go apart, and by it the losses of later steps).
 
-At last the library's own time is told by parts, of one more sweep under Python's profiler, which adds some percent.
+At last the library's own time is told by parts, of one more sweep under Python's profiler, which adds some percent;
+--only-parts tells that alone, without the comparison, and writes no file.
 """
 
 from __future__ import annotations
@@ -124,6 +125,12 @@ def parts(work: Work) -> dict[str, float]:
     return found | {"all else": stats.total_tt - sum(found.values())}  # type: ignore[attr-defined]
 
 
+def told(spent: dict[str, float]) -> None:
+    """Print what each part took and its share."""
+    for part, taken in spent.items():
+        print(f"{part}: {taken:.1f} CPU-s, {taken / sum(spent.values()):.1%}")
+
+
 def by_runs(work: Work, tables: dict[str, PairTable], begin: Adapter) -> Losses:
     """Run the sweep as five runs; ``begin`` is the LoRA that all start from."""
     losses: Losses = {}
@@ -225,10 +232,14 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--targets", nargs="+", default=["all-linear"])
     parser.add_argument("--tolerance", type=float, default=1e-3, help="on the losses, relative")
+    parser.add_argument("--only-parts", action="store_true", help="tell the library's time by parts alone")
     arguments = parser.parse_args(given)
     quiet()
     start()
     work = make_work(arguments)
+    if arguments.only_parts:
+        told(parts(work))
+        return
     tables, begin = given_to_peers(load(work.source, "float32", "cpu"), work)
     found: dict[str, list[float]] = {"paretune": [], "five runs": []}
 
@@ -245,8 +256,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     figures = [figure(what, seconds, "paretune", "five runs")]
     spent = parts(work)
-    for part, taken in spent.items():
-        print(f"{part}: {taken:.1f} CPU-s, {taken / sum(spent.values()):.0%}")
+    told(spent)
     write(arguments, "B4", "MODPO sweep", figures, equal, parts=spent)
 
 
