@@ -126,7 +126,7 @@ def parts(work: Work) -> dict[str, float]:
 
 
 def told(spent: dict[str, float]) -> None:
-    """Print what each part took and its share."""
+    """Print the CPU-seconds of each part and its share of all."""
     for part, taken in spent.items():
         print(f"{part}: {taken:.1f} CPU-s, {taken / sum(spent.values()):.1%}")
 

@@ -18,7 +18,7 @@ def hub_name(name: str) -> str:
 
 def embedded_gguf() -> Path | None:
     """Return the file of the embedded model inside its package (found, never imported), or None without the package."""
-    import importlib.metadata  # the default's name is in every help, this alone is not
+    import importlib.metadata  # takes long to load, and every help reads the names above
 
     try:
         files = importlib.metadata.files(EMBEDDED_PACKAGE) or []
